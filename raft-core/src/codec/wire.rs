@@ -1,0 +1,239 @@
+//! A frame of envelopes, little-endian:
+//!
+//! | bytes | field |
+//! | --- | --- |
+//! | 4 | length of the body |
+//! | 4 | CRC-32C of the body |
+//! | length | body: envelopes one after another |
+//!
+//! An envelope:
+//!
+//! | bytes | field |
+//! | --- | --- |
+//! | 8 | group |
+//! | 8, 8 | sender: node, incarnation |
+//! | 8, 8 | receiver: node, incarnation |
+//! | 1 | kind of message |
+//! | | the message's fields in the order of its struct; a flag is one byte, 0 or 1 |
+//!
+//! Entries are a count of 4 bytes and then each as in [`entry`]. The protocol version is agreed in the transport's hello.
+
+use bytes::{Buf, BufMut, Bytes};
+
+use super::{CodecError, entry};
+use crate::message::{
+    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, VoteRequest, VoteResponse,
+};
+use crate::types::{EntryId, GroupId, Incarnation, NodeId, Peer};
+
+/// The bytes before a frame's body.
+pub const FRAME_HEADER_BYTES: usize = 8;
+
+/// The largest body of a frame: the largest entry with room for what is around it.
+pub const MAX_FRAME_BYTES: usize = 65 << 20;
+
+const VOTE_REQUEST: u8 = 1;
+const VOTE_RESPONSE: u8 = 2;
+const APPEND_REQUEST: u8 = 3;
+const APPEND_RESPONSE: u8 = 4;
+const IDENTITY_REQUEST: u8 = 5;
+const IDENTITY_RESPONSE: u8 = 6;
+
+const ACCEPTED: u8 = 0;
+const CONFLICT: u8 = 1;
+const STALE: u8 = 2;
+
+/// Appends a frame of `envelopes` to `out`.
+///
+/// # Errors
+/// [`CodecError::TooLarge`] where the body would be beyond [`MAX_FRAME_BYTES`]; `out` is as before then.
+pub fn encode_frame<'a>(
+    envelopes: impl IntoIterator<Item = &'a Envelope>,
+    out: &mut Vec<u8>,
+) -> Result<(), CodecError> {
+    let start = out.len();
+    out.put_u64_le(0);
+    for envelope in envelopes {
+        let encoded = encode_envelope(envelope, out);
+        if encoded.is_err() || out.len() - start - FRAME_HEADER_BYTES > MAX_FRAME_BYTES {
+            out.truncate(start);
+            return Err(CodecError::TooLarge);
+        }
+    }
+    let body = start + FRAME_HEADER_BYTES;
+    let length = u32::try_from(out.len() - body).map_err(|_| CodecError::TooLarge)?;
+    let checksum = crc32c::crc32c(&out[body..]);
+    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    out[start + 4..body].copy_from_slice(&checksum.to_le_bytes());
+    Ok(())
+}
+
+/// Reads the length of a frame's body from its header, before anything is allocated for it.
+///
+/// # Errors
+/// [`CodecError::TooLarge`] beyond [`MAX_FRAME_BYTES`].
+pub fn body_bytes(header: [u8; FRAME_HEADER_BYTES]) -> Result<usize, CodecError> {
+    let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
+    if length > MAX_FRAME_BYTES { Err(CodecError::TooLarge) } else { Ok(length) }
+}
+
+/// Decodes a frame: its `header`, and its `body` of [`body_bytes`] bytes. Commands are slices of `body`, not copies.
+///
+/// # Errors
+/// Where the bytes are no frame.
+pub fn decode_frame(header: [u8; FRAME_HEADER_BYTES], body: Bytes) -> Result<Vec<Envelope>, CodecError> {
+    if body_bytes(header)? != body.len() {
+        return Err(CodecError::Truncated);
+    }
+    if crc32c::crc32c(&body) != u32::from_le_bytes([header[4], header[5], header[6], header[7]]) {
+        return Err(CodecError::Checksum);
+    }
+    let mut body = body;
+    let mut envelopes = Vec::new();
+    while !body.is_empty() {
+        envelopes.push(decode_envelope(&mut body)?);
+    }
+    Ok(envelopes)
+}
+
+fn encode_envelope(envelope: &Envelope, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    out.put_u64_le(envelope.group.0);
+    for peer in [envelope.from, envelope.to] {
+        out.put_u64_le(peer.node.0);
+        out.put_u64_le(peer.incarnation.0);
+    }
+    match &envelope.message {
+        Message::VoteRequest(m) => {
+            out.put_u8(VOTE_REQUEST);
+            out.put_u64_le(m.term);
+            put_id(m.last, out);
+            out.put_u8(u8::from(m.pre_vote));
+            out.put_u8(u8::from(m.transfer));
+        }
+        Message::VoteResponse(m) => {
+            out.put_u8(VOTE_RESPONSE);
+            out.put_u64_le(m.term);
+            out.put_u8(u8::from(m.granted));
+            out.put_u8(u8::from(m.pre_vote));
+        }
+        Message::AppendRequest(m) => {
+            out.put_u8(APPEND_REQUEST);
+            out.put_u64_le(m.term);
+            put_id(m.prev, out);
+            out.put_u64_le(m.commit);
+            out.put_u64_le(m.round);
+            out.put_u32_le(u32::try_from(m.entries.len()).map_err(|_| CodecError::TooLarge)?);
+            for e in &m.entries {
+                entry::encode(e, out)?;
+            }
+        }
+        Message::AppendResponse(m) => {
+            out.put_u8(APPEND_RESPONSE);
+            out.put_u64_le(m.term);
+            out.put_u64_le(m.round);
+            match m.outcome {
+                AppendOutcome::Accepted { matched, received } => {
+                    out.put_u8(ACCEPTED);
+                    out.put_u64_le(matched);
+                    out.put_u64_le(received);
+                }
+                AppendOutcome::Conflict { prev, hint, last } => {
+                    out.put_u8(CONFLICT);
+                    out.put_u64_le(prev);
+                    put_id(hint, out);
+                    out.put_u64_le(last);
+                }
+                AppendOutcome::Stale => out.put_u8(STALE),
+            }
+        }
+        Message::IdentityRequest => out.put_u8(IDENTITY_REQUEST),
+        Message::IdentityResponse { founded } => {
+            out.put_u8(IDENTITY_RESPONSE);
+            out.put_u8(u8::from(*founded));
+        }
+    }
+    Ok(())
+}
+
+fn decode_envelope(bytes: &mut Bytes) -> Result<Envelope, CodecError> {
+    let group = GroupId(take_u64(bytes)?);
+    let from = take_peer(bytes)?;
+    let to = take_peer(bytes)?;
+    let message = match take_u8(bytes)? {
+        VOTE_REQUEST => Message::VoteRequest(VoteRequest {
+            term: take_u64(bytes)?,
+            last: take_id(bytes)?,
+            pre_vote: take_flag(bytes)?,
+            transfer: take_flag(bytes)?,
+        }),
+        VOTE_RESPONSE => Message::VoteResponse(VoteResponse {
+            term: take_u64(bytes)?,
+            granted: take_flag(bytes)?,
+            pre_vote: take_flag(bytes)?,
+        }),
+        APPEND_REQUEST => {
+            let term = take_u64(bytes)?;
+            let prev = take_id(bytes)?;
+            let commit = take_u64(bytes)?;
+            let round = take_u64(bytes)?;
+            let count = bytes.try_get_u32_le().map_err(|_| CodecError::Truncated)? as usize;
+            // Each entry takes at least its header, so the count allocates no more than what was received.
+            if count > bytes.len() / entry::HEADER_BYTES {
+                return Err(CodecError::Truncated);
+            }
+            let mut entries = Vec::with_capacity(count);
+            for _ in 0..count {
+                entries.push(entry::decode(bytes)?);
+            }
+            Message::AppendRequest(AppendRequest { term, prev, entries, commit, round })
+        }
+        APPEND_RESPONSE => {
+            let term = take_u64(bytes)?;
+            let round = take_u64(bytes)?;
+            let outcome = match take_u8(bytes)? {
+                ACCEPTED => AppendOutcome::Accepted { matched: take_u64(bytes)?, received: take_u64(bytes)? },
+                CONFLICT => AppendOutcome::Conflict {
+                    prev: take_u64(bytes)?,
+                    hint: take_id(bytes)?,
+                    last: take_u64(bytes)?,
+                },
+                STALE => AppendOutcome::Stale,
+                other => return Err(CodecError::UnknownKind(other)),
+            };
+            Message::AppendResponse(AppendResponse { term, round, outcome })
+        }
+        IDENTITY_REQUEST => Message::IdentityRequest,
+        IDENTITY_RESPONSE => Message::IdentityResponse { founded: take_flag(bytes)? },
+        other => return Err(CodecError::UnknownKind(other)),
+    };
+    Ok(Envelope { group, from, to, message })
+}
+
+fn put_id(id: EntryId, out: &mut Vec<u8>) {
+    out.put_u64_le(id.term);
+    out.put_u64_le(id.index);
+}
+
+fn take_u8(bytes: &mut Bytes) -> Result<u8, CodecError> {
+    bytes.try_get_u8().map_err(|_| CodecError::Truncated)
+}
+
+fn take_u64(bytes: &mut Bytes) -> Result<u64, CodecError> {
+    bytes.try_get_u64_le().map_err(|_| CodecError::Truncated)
+}
+
+fn take_flag(bytes: &mut Bytes) -> Result<bool, CodecError> {
+    match take_u8(bytes)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(CodecError::UnknownKind(other)),
+    }
+}
+
+fn take_id(bytes: &mut Bytes) -> Result<EntryId, CodecError> {
+    Ok(EntryId::new(take_u64(bytes)?, take_u64(bytes)?))
+}
+
+fn take_peer(bytes: &mut Bytes) -> Result<Peer, CodecError> {
+    Ok(Peer { node: NodeId(take_u64(bytes)?), incarnation: Incarnation(take_u64(bytes)?) })
+}

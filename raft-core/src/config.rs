@@ -1,0 +1,113 @@
+//! The settings of a node, each with its unit and the reason for its default.
+
+use std::time::Duration;
+
+/// Settings of the engine. Build one with [`Config::default`] and change fields; [`Config::validate`] tells what is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// The shortest time without a leader after which a follower campaigns; each wait is drawn from one to two times
+    /// this (paper, 5.2). Must be several round trips and fsyncs. Default: 500 ms.
+    pub election_timeout: Duration,
+    /// How often a leader that has nothing to send shows that it lives. Default: 50 ms, so that nine in a row can be lost.
+    pub heartbeat_interval: Duration,
+    /// Ask whether an election could be won before disturbing anyone with a higher term (thesis, 9.6). Default: true.
+    pub pre_vote: bool,
+    /// A leader that hears of no majority for an election timeout steps down, and a follower that hears from its leader
+    /// grants no vote against it (thesis, 6.2 and 4.2.3). Default: true.
+    pub check_quorum: bool,
+    /// The largest command. Default: 1 MiB; a larger one holds everything behind it up for too long.
+    pub max_entry_bytes: usize,
+    /// The most bytes of entries in one append; a single larger entry still goes, alone. Default: 256 KiB: far beyond
+    /// where a message's fixed cost matters, and a few milliseconds of a 1 Gbit/s link.
+    pub max_append_bytes: usize,
+    /// The most unanswered appends per follower. Default: 128.
+    pub max_inflight_messages: usize,
+    /// The most unanswered bytes of entries per follower. Default: 8 MiB: the bandwidth-delay product of 1 Gbit/s
+    /// at 60 ms.
+    pub max_inflight_bytes: usize,
+    /// The most bytes of entries that a leader holds uncommitted; beyond, a proposal gets `Overloaded`. Default: 64 MiB.
+    pub max_uncommitted_bytes: usize,
+    /// The most bytes of entries kept in memory for followers that lag, after they were written and applied; older ones
+    /// are read back from the log store. Default: 32 MiB.
+    pub max_tail_bytes: usize,
+    /// The most bytes of entries handed to the state machine and not yet applied. Default: 8 MiB.
+    pub max_apply_bytes: usize,
+    /// The most bytes of entries in one write to the log store, so that a commit's latency stays bounded. Default: 4 MiB.
+    pub max_write_bytes: usize,
+    /// The most reads that wait for their round; beyond, a read gets `Overloaded`. Default: 65,536.
+    pub max_pending_reads: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            election_timeout: Duration::from_millis(500),
+            heartbeat_interval: Duration::from_millis(50),
+            pre_vote: true,
+            check_quorum: true,
+            max_entry_bytes: 1 << 20,
+            max_append_bytes: 256 << 10,
+            max_inflight_messages: 128,
+            max_inflight_bytes: 8 << 20,
+            max_uncommitted_bytes: 64 << 20,
+            max_tail_bytes: 32 << 20,
+            max_apply_bytes: 8 << 20,
+            max_write_bytes: 4 << 20,
+            max_pending_reads: 65_536,
+        }
+    }
+}
+
+/// The largest command that any setting may allow: what the formats on wire and disk are made for.
+pub const MAX_ENTRY_BYTES_LIMIT: usize = 64 << 20;
+
+impl Config {
+    /// Checks that the settings make sense together.
+    ///
+    /// # Errors
+    /// Names the first setting that does not, and what it must be.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let wrong = |setting, rule| Err(ConfigError { setting, rule });
+        if self.heartbeat_interval < Duration::from_millis(1) {
+            return wrong("heartbeat_interval", "must be at least 1 ms");
+        }
+        if self.election_timeout < 2 * self.heartbeat_interval {
+            return wrong("election_timeout", "must be at least twice heartbeat_interval");
+        }
+        if self.election_timeout > Duration::from_secs(3600) {
+            return wrong("election_timeout", "must be at most an hour");
+        }
+        if self.max_entry_bytes == 0 || self.max_entry_bytes > MAX_ENTRY_BYTES_LIMIT {
+            return wrong("max_entry_bytes", "must be between 1 byte and 64 MiB");
+        }
+        if self.max_uncommitted_bytes < self.max_entry_bytes {
+            return wrong("max_uncommitted_bytes", "must hold at least one entry of max_entry_bytes");
+        }
+        if self.max_inflight_messages == 0 {
+            return wrong("max_inflight_messages", "must be at least 1");
+        }
+        for (setting, value) in [
+            ("max_append_bytes", self.max_append_bytes),
+            ("max_inflight_bytes", self.max_inflight_bytes),
+            ("max_apply_bytes", self.max_apply_bytes),
+            ("max_write_bytes", self.max_write_bytes),
+            ("max_pending_reads", self.max_pending_reads),
+        ] {
+            if value == 0 {
+                return wrong(setting, "must be at least 1");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A setting that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("setting {setting} {rule}")]
+pub struct ConfigError {
+    /// The setting's name.
+    pub setting: &'static str,
+    /// What it must be.
+    pub rule: &'static str,
+}

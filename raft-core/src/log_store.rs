@@ -1,0 +1,148 @@
+//! The contract of a durable log.
+
+use async_trait::async_trait;
+use std::ops::RangeInclusive;
+
+use crate::types::{ClusterId, Entry, GroupId, HardState, Incarnation, Index, NodeId, Outline, SnapshotMeta};
+
+/// One atomic step of one group's log. All of it is durable, or none of it. The parts take effect in the order of the
+/// fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Write {
+    /// The group.
+    pub group: GroupId,
+    /// The engine's number of this write, ascending by one within a run of the process. A store may log it and
+    /// need not keep it.
+    pub number: u64,
+    /// A snapshot that is durable in its own file. `None`: the one before stays.
+    pub snapshot: Option<SnapshotMeta>,
+    /// Drop every entry at this index and above. `None`: drop nothing.
+    pub truncate_from: Option<Index>,
+    /// Entries to append: ascending without gaps. The first follows the log's last entry (after `truncate_from`), or, where
+    /// the log holds none, follows `compact_to` of this or an earlier write, or is 1.
+    pub entries: Vec<Entry>,
+    /// The hard state. `None`: the one before stays.
+    pub hard_state: Option<HardState>,
+    /// The log's outline after this write. `None`: the one before stays.
+    pub outline: Option<Outline>,
+    /// Drop every entry at this index and below; it may lie beyond the last entry. `None`: drop nothing.
+    pub compact_to: Option<Index>,
+}
+
+/// What a store holds of a group, without the entries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// The last hard state written.
+    pub hard_state: HardState,
+    /// The last outline written.
+    pub outline: Outline,
+    /// The last snapshot written.
+    pub snapshot: Option<SnapshotMeta>,
+    /// The last entry's index; the highest index compacted if no entry is held; 0 if none ever was.
+    pub last: Index,
+}
+
+/// Whose log a store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The store's mark, drawn when it was first claimed.
+    pub incarnation: Incarnation,
+    /// How often the store was claimed, this time included: it orders the runs of a node.
+    pub boot: u64,
+}
+
+/// A durable log for all groups of one node.
+///
+/// # Contract
+/// * **Durable on return.** When [`write`](Self::write) returns `Ok`, everything in it survives a crash of process, system and
+///   power. Promises to other nodes are made on the strength of it.
+/// * **Atomic.** After a crash each [`Write`] is there whole or not at all, and a write is there only if all
+///   writes given before it are. The writes of one call may share one commit.
+/// * **One writer.** Calls of `write` do not overlap. `read` and `load` may come at any time, from any task, and see every
+///   write that returned before they began.
+/// * **An error is final.** After `write` fails, what it held may or may not be durable; the store must fail every later
+///   `write` until it is opened anew. Never retry a failed fsync: the system may have dropped the pages.
+/// * **Bytes come back as they were**, or not at all: damage that is found is [`StorageErrorKind::Corrupt`].
+///
+/// The futures should not need a particular runtime; ours run under any.
+#[async_trait]
+pub trait LogStore: Send + Sync + 'static {
+    /// Binds the store to a node at its first use, with `fresh` as its incarnation; later checks that it is that node's,
+    /// returns the incarnation kept, and counts the boot, durably.
+    ///
+    /// # Errors
+    /// [`StorageErrorKind::Foreign`] where the store belongs to another cluster or node. Nothing is changed then.
+    async fn claim(
+        &self,
+        cluster: ClusterId,
+        node: NodeId,
+        fresh: Incarnation,
+    ) -> Result<Claim, StorageError>;
+
+    /// What is held of `group`; [`LogState::default`] where nothing was ever written.
+    ///
+    /// # Errors
+    /// I/O and damage.
+    async fn load(&self, group: GroupId) -> Result<LogState, StorageError>;
+
+    /// Carries out `writes` in order, at most one transaction in all, durable on return.
+    ///
+    /// # Errors
+    /// I/O; [`StorageErrorKind::Invalid`] for a write that does not fit the log (a gap, a truncation of compacted entries).
+    /// Every error is final for this store, see the contract.
+    async fn write(&self, writes: &[Write]) -> Result<(), StorageError>;
+
+    /// Reads entries in order from the start of `range`, which lies within the log: at least one, then as many more
+    /// of the range as keep [`Entry::bytes`] in all within `max_bytes`.
+    ///
+    /// # Errors
+    /// I/O and damage; [`StorageErrorKind::Invalid`] where the range is not wholly within the log.
+    async fn read(
+        &self,
+        group: GroupId,
+        range: RangeInclusive<Index>,
+        max_bytes: usize,
+    ) -> Result<Vec<Entry>, StorageError>;
+}
+
+/// What went wrong in a store, for the caller to decide by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StorageErrorKind {
+    /// The system refused: a failed read, write or fsync.
+    Io,
+    /// No room on the device.
+    Full,
+    /// What was read is not what was written.
+    Corrupt,
+    /// The data belong to another node or cluster.
+    Foreign,
+    /// Another process has the store open.
+    Busy,
+    /// The data are of a format that this version does not know.
+    Format,
+    /// The call breaks the contract.
+    Invalid,
+    /// An earlier write failed; the store must be opened anew.
+    Failed,
+}
+
+/// An error of a [`LogStore`]. The message says what happened, where, and what to do.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct StorageError {
+    kind: StorageErrorKind,
+    message: String,
+}
+
+impl StorageError {
+    /// An error of `kind`; `message` says what happened, where, and what to do.
+    pub fn new(kind: StorageErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// What kind of error it is.
+    pub const fn kind(&self) -> StorageErrorKind {
+        self.kind
+    }
+}

@@ -1,0 +1,185 @@
+//! Who belongs to the cluster, who votes, and what a majority is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Incarnation, NodeId};
+
+/// The most voters: beyond nine, a majority costs more than it protects.
+pub const MAX_VOTERS: usize = 9;
+
+/// The longest address, in bytes: a DNS name of 253 and a port.
+pub const MAX_ADDRESS_BYTES: usize = 272;
+
+/// What the cluster knows of a node beside its vote.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Where its transport listens: a host name or IP address and a port. Its meaning is the transport's.
+    pub address: String,
+    /// Where the application's clients reach it, for `NotLeader` hints; empty if they do not. Opaque to the library.
+    pub client_address: String,
+    /// The data folder that the node's promises live in.
+    pub incarnation: Incarnation,
+}
+
+/// A configuration. Outside a change `outgoing` is empty; in a joint configuration (paper, 6) `voters` are those to come,
+/// `outgoing` those to leave, and a majority of *each* is needed. A node in `outgoing` and `learners` becomes a learner
+/// when the joint configuration is left.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// Those who vote and are counted.
+    pub voters: BTreeSet<NodeId>,
+    /// The voters of the old configuration while a change is under way.
+    pub outgoing: BTreeSet<NodeId>,
+    /// Those who get the log and are never counted.
+    pub learners: BTreeSet<NodeId>,
+    /// Addresses and incarnations of all of the above.
+    pub nodes: BTreeMap<NodeId, NodeInfo>,
+}
+
+impl Membership {
+    /// A plain configuration in which all `nodes` vote.
+    pub fn of_voters(nodes: BTreeMap<NodeId, NodeInfo>) -> Self {
+        Self { voters: nodes.keys().copied().collect(), nodes, ..Self::default() }
+    }
+
+    /// Whether the node's vote counts.
+    pub fn is_voter(&self, node: NodeId) -> bool {
+        self.voters.contains(&node) || self.outgoing.contains(&node)
+    }
+
+    /// All nodes that get the log.
+    pub fn members(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.nodes.keys().copied()
+    }
+
+    /// Whether nobody votes: a node that has not been told of a configuration yet.
+    pub fn is_empty(&self) -> bool {
+        self.voters.is_empty()
+    }
+
+    /// The highest number that a majority of voters reach, where `number` gives each voter's; in a joint configuration a
+    /// majority of each half. With match indexes it is what is committed, with 1 for a granted vote whether the election is
+    /// won, with times of contact how long ago a majority was heard. 0 where nobody votes.
+    pub fn quorum(&self, number: impl Fn(NodeId) -> u64) -> u64 {
+        let half = |voters: &BTreeSet<NodeId>| {
+            let mut numbers = [0; 16];
+            let mut count = 0;
+            for &voter in voters.iter().take(numbers.len()) {
+                numbers[count] = number(voter);
+                count += 1;
+            }
+            let numbers = &mut numbers[..count];
+            numbers.sort_unstable_by(|a, b| b.cmp(a));
+            numbers.get(count / 2).copied().unwrap_or(0)
+        };
+        let incoming = half(&self.voters);
+        if self.outgoing.is_empty() { incoming } else { incoming.min(half(&self.outgoing)) }
+    }
+
+    /// About how many bytes the configuration takes in the log.
+    pub fn bytes(&self) -> usize {
+        let ids = self.voters.len() + self.outgoing.len() + self.learners.len();
+        let infos: usize =
+            self.nodes.values().map(|info| 40 + info.address.len() + info.client_address.len()).sum();
+        16 + 8 * ids + infos
+    }
+
+    /// Checks that the configuration can be lived in.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn validate(&self) -> Result<(), MembershipError> {
+        if self.voters.is_empty() {
+            return Err(MembershipError::NoVoters);
+        }
+        if self.voters.len() > MAX_VOTERS || self.outgoing.len() > MAX_VOTERS {
+            return Err(MembershipError::TooManyVoters { count: self.voters.len().max(self.outgoing.len()) });
+        }
+        if let Some(&node) = self.voters.intersection(&self.learners).next() {
+            return Err(MembershipError::VoterAndLearner { node });
+        }
+        let named: BTreeSet<NodeId> =
+            self.voters.iter().chain(&self.outgoing).chain(&self.learners).copied().collect();
+        for &node in &named {
+            let Some(info) = self.nodes.get(&node) else { return Err(MembershipError::NoAddress { node }) };
+            for address in [&info.address, &info.client_address] {
+                if address.len() > MAX_ADDRESS_BYTES {
+                    return Err(MembershipError::AddressTooLong { node, bytes: address.len() });
+                }
+            }
+            if info.address.is_empty() {
+                return Err(MembershipError::NoAddress { node });
+            }
+        }
+        if let Some(&node) = self.nodes.keys().find(|node| !named.contains(node)) {
+            return Err(MembershipError::NoRole { node });
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Membership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |f: &mut fmt::Formatter<'_>, set: &BTreeSet<NodeId>| -> fmt::Result {
+            for (place, node) in set.iter().enumerate() {
+                write!(f, "{}{node}", if place == 0 { "" } else { " " })?;
+            }
+            Ok(())
+        };
+        write!(f, "voters(")?;
+        list(f, &self.voters)?;
+        write!(f, ")")?;
+        for (name, set) in [("outgoing", &self.outgoing), ("learners", &self.learners)] {
+            if !set.is_empty() {
+                write!(f, " {name}(")?;
+                list(f, set)?;
+                write!(f, ")")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A configuration that cannot be lived in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MembershipError {
+    /// Nobody votes.
+    #[error("a configuration needs at least one voter")]
+    NoVoters,
+    /// More than [`MAX_VOTERS`].
+    #[error("{count} voters are too many: at most {MAX_VOTERS}")]
+    TooManyVoters {
+        /// How many there are.
+        count: usize,
+    },
+    /// A node has no address.
+    #[error("node {node} has no address")]
+    NoAddress {
+        /// The node.
+        node: NodeId,
+    },
+    /// An address is longer than [`MAX_ADDRESS_BYTES`].
+    #[error("an address of node {node} has {bytes} bytes: at most {MAX_ADDRESS_BYTES}")]
+    AddressTooLong {
+        /// The node.
+        node: NodeId,
+        /// The address's length.
+        bytes: usize,
+    },
+    /// A node is to vote and not to vote at once.
+    #[error("node {node} is both voter and learner")]
+    VoterAndLearner {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node has an address and is neither voter nor learner.
+    #[error("node {node} has an address but no role")]
+    NoRole {
+        /// The node.
+        node: NodeId,
+    },
+}

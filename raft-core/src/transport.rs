@@ -1,0 +1,82 @@
+//! The contract of a transport.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::message::Envelope;
+use crate::types::{ClusterId, NodeId, Peer};
+
+/// Who a transport speaks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalNode {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This node and its data folder.
+    pub peer: Peer,
+    /// How often the data folder was started, this time included.
+    pub boot: u64,
+}
+
+/// Takes what a transport received. Implemented by the runtime.
+pub trait Inbox: Send + Sync + 'static {
+    /// Hands over envelopes from `from`, whose identity the transport has authenticated, in the order of arrival. Does not
+    /// block; what there is no room for is dropped and counted.
+    fn deliver(&self, from: NodeId, batch: Vec<Envelope>);
+
+    /// Whether to talk to a peer that has proved to be `peer` of our cluster; asked at each hello.
+    ///
+    /// # Errors
+    /// The reason to refuse it, in a sentence for the log.
+    fn admit(&self, peer: Peer) -> Result<(), String>;
+}
+
+/// Carries messages between nodes.
+///
+/// # Contract
+/// * **May lose, repeat and delay** whole messages, and reorder them; the protocol repairs that. It should keep the order of
+///   what goes to one peer on one [`Lane`](crate::message::Lane): loss of order costs time.
+/// * **Never alters** a message, never makes one up, and never delivers one to another node or cluster than it was sent to.
+/// * **Control does not wait behind entries**: messages of the control lane overtake the append lane.
+/// * **[`send`](Self::send) never blocks.** Each peer has a queue that is bounded in bytes; over it, messages are dropped and
+///   counted, older heartbeats and answers before entries.
+/// * **Authenticated**: `from` in [`Inbox::deliver`] is who it says.
+/// * Errors of a connection are the transport's own business: it reconnects with backoff for as long as the peer is wanted.
+#[async_trait]
+pub trait Transport: Send + Sync + 'static {
+    /// Begins to listen and to deliver to `inbox`. Called once, before any other call.
+    ///
+    /// # Errors
+    /// Where it cannot listen, or its credentials are not those of `local`.
+    async fn start(&self, local: LocalNode, inbox: Arc<dyn Inbox>) -> Result<(), TransportError>;
+
+    /// The address that peers reach this node at, once started: with the real port where any was asked for.
+    fn address(&self) -> String;
+
+    /// Wants a connection to `peer` at `address`, now and until told otherwise; repeated with another address, moves it.
+    fn connect(&self, peer: NodeId, address: &str);
+
+    /// Wants no connection to `peer` any more: closes it in both directions.
+    fn disconnect(&self, peer: NodeId);
+
+    /// Queues messages for `to`, in order. Never blocks; drops what there is no room for and what has no connection.
+    fn send(&self, to: NodeId, batch: Vec<Envelope>);
+
+    /// Stops listening, tries for a moment to send what is queued, closes everything, and delivers nothing any more.
+    /// Repeating it does nothing.
+    async fn stop(&self);
+}
+
+/// An error of a [`Transport`]. The message says what happened and what to do.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct TransportError {
+    message: String,
+}
+
+impl TransportError {
+    /// `message` says what happened and what to do.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into() }
+    }
+}

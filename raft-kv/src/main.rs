@@ -1,0 +1,3 @@
+//! The `raft-kv` command.
+#![forbid(unsafe_code)]
+fn main() {}

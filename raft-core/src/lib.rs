@@ -12,6 +12,8 @@ pub mod message;
 mod progress;
 mod random;
 pub mod state_machine;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod transport;
 pub mod types;
 

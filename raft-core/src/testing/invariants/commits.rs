@@ -3,7 +3,6 @@
 
 use super::logs::Logs;
 use super::{Broken, View};
-use crate::engine::RoleName;
 use crate::testing::disk::Image;
 use crate::testing::node::Node;
 use crate::types::{EntryId, Index, Term};
@@ -53,12 +52,18 @@ impl Commits {
     }
 
     /// A node's commit index may have moved.
-    pub(super) fn advanced(&mut self, view: &View<'_>, logs: &Logs, nodes: &[Node]) -> Result<(), Broken> {
+    pub(super) fn advanced(
+        &mut self,
+        view: &View<'_>,
+        led: bool,
+        logs: &Logs,
+        nodes: &[Node],
+    ) -> Result<(), Broken> {
         let known = self.committed.len() as u64;
         if view.commit <= known {
             return Ok(());
         }
-        if view.role != RoleName::Leader {
+        if !led {
             return Err(Broken::new(
                 "a follower learns of commits from a leader",
                 format!("{} has commit {}; leaders concluded {known}", view.node, view.commit),

@@ -11,7 +11,7 @@ mod promises;
 
 use std::fmt;
 
-use crate::engine::{Ready, RoleName};
+use crate::engine::{Event, Ready, RoleName};
 use crate::testing::disk::Image;
 use crate::testing::node::Node;
 use crate::types::{EntryId, Index, NodeId, Term};
@@ -123,14 +123,17 @@ impl Invariants {
     /// Checks what a node is and wants, against all that was seen before.
     pub(crate) fn check(&mut self, view: &View<'_>, ready: &Ready, nodes: &[Node]) -> Result<(), Broken> {
         self.progress.check(view, ready)?;
-        if view.role == RoleName::Leader && self.elections.elected(view)? {
+        let elected = ready.events.contains(&Event::Elected { term: view.term });
+        if (elected || view.role == RoleName::Leader) && self.elections.elected(view)? {
             self.logs.elected(view)?;
             self.commits.elected(view, &self.logs)?;
         }
         if let Some(write) = &ready.write {
             self.logs.written(view, write)?;
         }
-        self.commits.advanced(view, &self.logs, nodes)?;
+        // Also where it stepped down in the same breath.
+        let led = self.elections.leader(view.term) == Some(view.node);
+        self.commits.advanced(view, led, &self.logs, nodes)?;
         applying::check(view, &ready.apply, &self.commits)?;
         for envelope in &ready.messages {
             self.elections.sent(view, envelope)?;

@@ -148,7 +148,10 @@ impl Image {
 
     fn check_outline(&self) -> Result<(), String> {
         if self.outline.base.index != self.compacted {
-            return Err(format!("the outline begins after {}, the log after {}", self.outline.base, self.compacted));
+            return Err(format!(
+                "the outline begins after {}, the log after {}",
+                self.outline.base, self.compacted
+            ));
         }
         if self.compacted == 0 && self.outline.terms != self.terms {
             return Err(format!(

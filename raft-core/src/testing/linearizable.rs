@@ -389,7 +389,9 @@ mod tests {
                     }
                 }
                 Some((call, _)) => {
-                    let forget = left_unknown > 0 && !matches!(call.operation, Operation::Get(_)) && random.chance(5_000);
+                    let forget = left_unknown > 0
+                        && !matches!(call.operation, Operation::Get(_))
+                        && random.chance(5_000);
                     left_unknown -= usize::from(forget);
                     call.returned = (!forget).then_some(clock);
                     history.push(*call);

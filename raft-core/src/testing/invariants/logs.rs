@@ -65,7 +65,8 @@ impl Logs {
 
     /// A node was elected: its log is what its durable image holds, since a candidate campaigns with a durable log.
     pub(super) fn elected(&mut self, view: &View<'_>) -> Result<(), Broken> {
-        let mut inherited: Vec<Term> = (1..=view.image.last_index()).filter_map(|i| view.image.term(i)).collect();
+        let mut inherited: Vec<Term> =
+            (1..=view.image.last_index()).filter_map(|i| view.image.term(i)).collect();
         // A sole voter needs no vote request, and may have appended its own entry already.
         while inherited.last() == Some(&view.term) {
             inherited.pop();

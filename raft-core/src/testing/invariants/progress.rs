@@ -26,8 +26,7 @@ impl Progress {
 
     pub(super) fn started(&mut self, view: &View<'_>) -> Result<(), Broken> {
         let durable = view.image.hard_state();
-        self.nodes[view.place] =
-            Seen { term: durable.term, handed_to_disk: durable, ..Seen::default() };
+        self.nodes[view.place] = Seen { term: durable.term, handed_to_disk: durable, ..Seen::default() };
         if view.term != durable.term {
             return Err(Broken::new(
                 "a node starts in its durable term",
@@ -54,7 +53,10 @@ impl Progress {
         if view.applied > view.commit || view.commit > view.last.index {
             return Err(Broken::new(
                 "applied, commit and last are in order",
-                format!("{}: applied {}, commit {}, last {}", view.node, view.applied, view.commit, view.last),
+                format!(
+                    "{}: applied {}, commit {}, last {}",
+                    view.node, view.applied, view.commit, view.last
+                ),
             ));
         }
         (seen.term, seen.commit, seen.applied) = (view.term, view.commit, view.applied);
@@ -68,7 +70,8 @@ impl Progress {
             seen.write = write.number;
             if let Some(state) = write.hard_state {
                 let before = seen.handed_to_disk;
-                let vote_changed = before.term == state.term && before.vote.is_some() && before.vote != state.vote;
+                let vote_changed =
+                    before.term == state.term && before.vote.is_some() && before.vote != state.vote;
                 if state.term < before.term || vote_changed || state.commit < before.commit {
                     return Err(Broken::new(
                         "a written hard state never goes back",

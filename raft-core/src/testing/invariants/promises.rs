@@ -28,7 +28,10 @@ pub(super) fn check(view: &View<'_>, envelope: &Envelope, logs: &Logs) -> Result
             if !backed(m.term, envelope.to.node) {
                 return Err(Broken::new(
                     "a vote leaves when it is durable",
-                    format!("{} votes for {} in term {}; durable is {durable:?}", view.node, envelope.to.node, m.term),
+                    format!(
+                        "{} votes for {} in term {}; durable is {durable:?}",
+                        view.node, envelope.to.node, m.term
+                    ),
                 ));
             }
         }

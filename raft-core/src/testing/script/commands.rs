@@ -171,7 +171,9 @@ fn propose(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
         Ok(first) => format!("{id} proposes {first}"),
         Err(ProposeError::NotLeader { leader: Some(leader) }) => format!("{id} refuses: {leader} leads"),
         Err(ProposeError::NotLeader { leader: None }) => format!("{id} refuses: no leader is known"),
-        Err(ProposeError::TooLarge { bytes, limit }) => format!("{id} refuses: {bytes} bytes, at most {limit}"),
+        Err(ProposeError::TooLarge { bytes, limit }) => {
+            format!("{id} refuses: {bytes} bytes, at most {limit}")
+        }
         Err(other) => format!("{id} refuses: {other:?}"),
     };
     stage.print(line);
@@ -240,7 +242,8 @@ fn reverse(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
 fn keep(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     let [at, name] = words else { return Err("keep 1->2 name".to_owned()) };
     let at = link(at)?;
-    let first = stage.network.iter().find(|e| (e.from.node, e.to.node) == at).ok_or("no message waits there")?;
+    let first =
+        stage.network.iter().find(|e| (e.from.node, e.to.node) == at).ok_or("no message waits there")?;
     stage.kept.insert((*name).to_owned(), first.clone());
     Ok(())
 }

@@ -14,6 +14,7 @@ mod random;
 pub mod state_machine;
 pub mod transport;
 pub mod types;
+mod write;
 
 pub use config::Config;
 pub use engine::Engine;

@@ -142,7 +142,6 @@ impl Engine {
         let Role::Follower(follower) = &mut self.role else { return };
         follower.heard_at = Some(self.now);
         follower.round = follower.round.max(request.round);
-        follower.owed |= request.entries.is_empty() || follower.round > follower.round_told;
         self.take_entries(from, request);
         // Only now: the entries may have given or taken this node its vote.
         let deadline = self.election_deadline();
@@ -155,6 +154,7 @@ impl Engine {
     fn take_entries(&mut self, from: Peer, request: AppendRequest) {
         let AppendRequest { prev, entries, commit, .. } = request;
         let last_new = prev.index + entries.len() as Index;
+        let heartbeat = entries.is_empty();
         let Role::Follower(follower) = &mut self.role else { return };
         // What is committed is in the leader's log too: only what lies beyond needs comparing.
         if prev.index >= self.commit && self.log.term(prev.index) != Some(prev.term) {
@@ -183,8 +183,9 @@ impl Engine {
         let durable = self.durable.index;
         let Role::Follower(follower) = &mut self.role else { return };
         follower.verified = follower.verified.max(last_new);
-        // Arrived before, and on disk: the leader may have lost the answer.
-        follower.owed |= last_new <= durable;
+        // A heartbeat or a read round wants its answer at once. So do entries that arrived before and are on disk: the leader
+        // may have lost the answer. New entries are answered when they are.
+        follower.owed |= heartbeat || follower.round > follower.round_told || last_new <= durable;
         self.commit = self.commit.max(commit.min(last_new));
     }
 
@@ -203,23 +204,21 @@ impl Engine {
     pub(super) fn emit_append_response(&mut self) {
         let Some(leader) = self.leader else { return };
         let Role::Follower(follower) = &mut self.role else { return };
-        if let Some(outcome) = follower.conflict.take() {
-            follower.owed = false;
-            follower.round_told = follower.round;
-            let response = AppendResponse { term: self.term, round: follower.round, outcome };
-            self.send(leader, Message::AppendResponse(response));
-            return;
-        }
-        // A promise counts in a term that this node cannot forget.
+        let conflict = follower.conflict.take();
+        // A promise counts only in a term that this node cannot forget.
         let matched =
             if self.durable.term == self.term { self.durable.index.min(follower.verified) } else { 0 };
-        if follower.owed || matched > follower.acked {
+        let accepted = (follower.owed || matched > follower.acked).then(|| {
             follower.owed = false;
             follower.acked = follower.acked.max(matched);
-            follower.round_told = follower.round;
-            let outcome = AppendOutcome::Accepted { matched, received: follower.verified };
-            let response = AppendResponse { term: self.term, round: follower.round, outcome };
-            self.send(leader, Message::AppendResponse(response));
+            AppendOutcome::Accepted { matched, received: follower.verified }
+        });
+        let (term, round) = (self.term, follower.round);
+        for outcome in conflict.into_iter().chain(accepted) {
+            if let Role::Follower(follower) = &mut self.role {
+                follower.round_told = round;
+            }
+            self.send(leader, Message::AppendResponse(AppendResponse { term, round, outcome }));
         }
     }
 }

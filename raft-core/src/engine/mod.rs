@@ -33,12 +33,12 @@ use self::invariants::Summary;
 use self::leader::Leader;
 use crate::config::{Config, ConfigError};
 use crate::log::Log;
-use crate::log_store::LogState;
 use crate::membership::{Membership, MembershipError};
 use crate::message::{Envelope, Message};
 use crate::progress::{Flow, PeerFetch};
 use crate::random::Random;
 use crate::types::{Entry, EntryId, GroupId, Incarnation, Index, NodeId, Payload, Peer, Term, Time};
+use crate::write::LogState;
 
 /// What an engine begins with.
 #[derive(Clone, Debug)]

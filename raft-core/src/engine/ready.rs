@@ -5,9 +5,9 @@ use std::ops::RangeInclusive;
 use super::event::Event;
 use super::invariants::Violation;
 use super::{ApplyFetch, Engine, Role};
-use crate::log_store::Write;
 use crate::message::Envelope;
 use crate::types::{Entry, HardState, Index, NodeId, Time};
+use crate::write::Write;
 
 /// What is to be done now. It owns its data; each part stands alone, and none needs a call back but the completions
 /// named at it. Nothing in it is handed out twice.
@@ -192,6 +192,7 @@ impl Engine {
             }
             ApplyFetch::Here(mut entries) if entries.first().is_some_and(|first| first.index() == next) => {
                 entries.truncate(usize::try_from(limit + 1 - next).unwrap_or(usize::MAX));
+                // What is durable and committed is there, whole and in order.
                 let contiguous = entries.iter().zip(next..).all(|(entry, index)| {
                     entry.index() == index && self.log.term(index) == Some(entry.term())
                 });
@@ -201,6 +202,10 @@ impl Engine {
                 }
                 let bytes = entries.iter().map(Entry::bytes).sum();
                 Some((entries, bytes))
+            }
+            ApplyFetch::Here(entries) if entries.is_empty() => {
+                self.violate("the log store gives back what was written", format!("no entry at {next}"));
+                None
             }
             ApplyFetch::Here(_) | ApplyFetch::Idle => {
                 self.apply_fetch = ApplyFetch::Asked;

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use super::event::Event;
 use super::invariants::Violation;
+use super::planted::Planted;
 use super::{ApplyFetch, Engine, Role};
 use crate::message::Envelope;
 use crate::types::{Entry, HardState, Index, NodeId, Time};
@@ -143,7 +144,8 @@ impl Engine {
         let upper = handed + entries.len() as Index;
         let truncate_from = self.durable.truncate_from;
         // The commit index rides along; alone it is no reason to write.
-        let hard_state = HardState { term: self.term, vote: self.vote, commit: self.commit.min(upper) };
+        let vote = self.vote.filter(|_| !self.has(Planted::VoteForgotten));
+        let hard_state = HardState { term: self.term, vote, commit: self.commit.min(upper) };
         Some(Write {
             group: self.group,
             number: self.durable.hand_out(upper, self.term, self.vote),
@@ -156,7 +158,8 @@ impl Engine {
     }
 
     fn emit_apply(&mut self, ready: &mut Ready) {
-        let limit = self.commit.min(self.durable.index);
+        let own_disk = if self.has(Planted::ApplyBeforeDisk) { self.commit } else { self.durable.index };
+        let limit = self.commit.min(own_disk);
         while self.applying < limit {
             let room = self.config.max_apply_bytes.saturating_sub(self.apply_backlog_bytes);
             if room == 0 {

@@ -16,6 +16,7 @@ pub mod state_machine;
 pub mod testing;
 pub mod transport;
 pub mod types;
+mod write;
 
 pub use config::Config;
 pub use engine::Engine;

@@ -102,12 +102,12 @@ impl History {
     }
 
     /// A write was applied where its caller waits.
-    pub(super) fn written(&mut self, call: CallId, id: EntryId, result: Option<bool>) {
+    pub(super) fn written(&mut self, call: CallId, id: EntryId, found: Option<u64>) {
         let now = self.moment();
         self.answered = self.answered.max(id.index);
         let Some(record) = self.records.get_mut(call) else { return };
-        if let (Operation::CompareAndSwap { done, .. }, Some(result)) = (&mut record.call.operation, result) {
-            *done = result;
+        if let Operation::CompareAndSwap { seen, .. } = &mut record.call.operation {
+            *seen = found;
         }
         record.call.returned = Some(now);
         record.outcome = Outcome::Done;
@@ -141,12 +141,12 @@ impl History {
         usize::try_from(u64::from_le_bytes(number)).ok()
     }
 
-    /// Applies an entry to a node's state: the call, and the result of a compare-and-swap.
+    /// Applies an entry to a node's state: the call, and the value that it found.
     pub(super) fn apply(
         &self,
         entry: &Entry,
         store: &mut Store,
-    ) -> Result<Option<(CallId, Option<bool>)>, Broken> {
+    ) -> Result<Option<(CallId, Option<u64>)>, Broken> {
         let Some(call) = Self::call_of(entry) else { return Ok(None) };
         let Some(record) = self.records.get(call) else {
             return Err(Broken::new("only what was proposed is applied", format!("{}", entry.id)));
@@ -158,21 +158,17 @@ impl History {
             ));
         }
         let Call { key, operation, .. } = record.call;
-        let result = match operation {
+        let found = store.get(&key).copied();
+        match operation {
             Operation::Put(value) => {
                 store.insert(key, value);
-                None
             }
-            Operation::Get(_) => None,
-            Operation::CompareAndSwap { expected, new, .. } => {
-                let done = store.get(&key).copied() == expected;
-                if done {
-                    store.insert(key, new);
-                }
-                Some(done)
+            Operation::CompareAndSwap { expected, new, .. } if expected == found => {
+                store.insert(key, new);
             }
-        };
-        Ok(Some((call, result)))
+            Operation::CompareAndSwap { .. } | Operation::Get(_) => {}
+        }
+        Ok(Some((call, found)))
     }
 
     /// Checks that the whole history could have come from a single copy.
@@ -228,7 +224,7 @@ impl World {
             _ => {
                 let guess = self.random.index(self.settings.size);
                 let expected = self.hosts[guess].store.get(&key).copied();
-                Operation::CompareAndSwap { expected, new, done: false }
+                Operation::CompareAndSwap { expected, new, seen: None }
             }
         };
         let call = self.history.call(key, operation);

@@ -53,6 +53,9 @@ pub(super) enum Event {
     Pass,
 }
 
+/// More events at one moment than this, and nodes or engine run in circles.
+const MAX_AT_ONCE: u64 = 20_000;
+
 /// An event at its time; those of the same time happen in the order in which they were planned.
 struct Planned {
     at: u64,
@@ -95,8 +98,8 @@ impl Clock {
 
     /// When it will show `time`.
     fn when(self, time: Time) -> u64 {
-        let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        // One more, since the reading above rounds down.
+        // Up to the next microsecond, and two more for what the divisions drop.
+        let time = u64::try_from(time.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
         (time.saturating_sub(self.offset)).saturating_mul(1_000_000) / self.rate + 2
     }
 }
@@ -131,6 +134,8 @@ pub(super) struct World {
     /// Whether the faults are over.
     pub(super) calm: bool,
     order: u64,
+    /// How many events happened since time last went on.
+    at_once: u64,
     planned: BinaryHeap<Reverse<Planned>>,
 }
 
@@ -173,6 +178,7 @@ impl World {
             event: 0,
             calm: false,
             order: 0,
+            at_once: 0,
             planned: BinaryHeap::new(),
         }
     }
@@ -234,6 +240,10 @@ impl World {
             self.plan(1_000, Event::Pass);
             return Ok(());
         };
+        self.at_once = if at > self.now { 0 } else { self.at_once + 1 };
+        if self.at_once > MAX_AT_ONCE {
+            return Err(Broken::new("time goes on", format!("{MAX_AT_ONCE} events at one moment")));
+        }
         self.now = at;
         if let Some(node) = Self::node_of(&event)
             && let Some(host) = self.hosts.get(node)
@@ -341,7 +351,7 @@ impl World {
             return Ok(());
         }
         match done {
-            Some((applied, result)) if applied == call => self.history.written(call, entry.id, result),
+            Some((applied, found)) if applied == call => self.history.written(call, entry.id, found),
             _ => {
                 return Err(Broken::new(
                     "an entry is what was proposed under its id",
@@ -384,7 +394,10 @@ impl World {
         let now = self.local_time(node);
         let Some(engine) = self.cluster.nodes[node].engine_mut() else { return Ok(()) };
         if engine.deadline() <= now {
+            let deadline = engine.deadline();
             engine.tick(now);
+            let late = now.saturating_sub(deadline);
+            self.trace.line(self.event, self.now, node, "wakes", format_args!("{late:?} after its deadline"));
             self.trace.mark([4, node as u64, self.now, 0]);
             return self.pump(node);
         }

@@ -112,7 +112,8 @@ async fn dial_socket(
     address: &str,
     socket: SocketAddr,
 ) -> Result<(), Fault> {
-    let tls = tls::client_config(&shared.credentials, peer).map_err(|error| Fault::Lost(error.to_string()))?;
+    let tls =
+        tls::client_config(&shared.credentials, peer).map_err(|error| Fault::Lost(error.to_string()))?;
     let mut config = ClientConfig::new(Arc::new(tls));
     config.transport_config(Arc::clone(&shared.quic));
     let connection = shared

@@ -62,7 +62,9 @@ impl From<ConnectionError> for Fault {
             ConnectionError::ConnectionClosed(close)
                 if CRYPTO_ERRORS.contains(&u64::from(close.error_code)) =>
             {
-                Self::Lost("the peer does not accept our certificate, or has none that it may show".to_owned())
+                Self::Lost(
+                    "the peer does not accept our certificate, or has none that it may show".to_owned(),
+                )
             }
             ConnectionError::ApplicationClosed(close) => {
                 match u32::try_from(close.error_code.into_inner()).unwrap_or(u32::MAX) {

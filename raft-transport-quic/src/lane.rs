@@ -211,8 +211,7 @@ mod tests {
     }
 
     fn heartbeat(group: u64, round: u64) -> Envelope {
-        let append =
-            AppendRequest { term: 1, prev: EntryId::ZERO, entries: Vec::new(), commit: 0, round };
+        let append = AppendRequest { term: 1, prev: EntryId::ZERO, entries: Vec::new(), commit: 0, round };
         envelope(group, Message::AppendRequest(append))
     }
 

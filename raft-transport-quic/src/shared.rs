@@ -87,9 +87,8 @@ impl Shared {
             tracing::warn!(%peer, "a node does not connect to itself");
             return;
         }
-        self.peers.want(peer, address, |address| {
-            self.spawn(dial::keep_connected(Arc::clone(self), peer, address))
-        });
+        self.peers
+            .want(peer, address, |address| self.spawn(dial::keep_connected(Arc::clone(self), peer, address)));
     }
 
     /// Whom the peer's certificate names. The handshake has verified it.

@@ -246,17 +246,13 @@ impl StableKeys {
             .find_map(SupportedCipherSuite::tls13)
             .map(|suite| suite.hkdf_provider)
             .ok_or_else(|| tls_error("no cipher suite of TLS 1.3"))?;
-        let expander =
-            hkdf.extract_from_secret(Some(b"raft-transport-quic"), credentials.key.secret_der());
+        let expander = hkdf.extract_from_secret(Some(b"raft-transport-quic"), credentials.key.secret_der());
         let mut connection_id = [0; 8];
         expander
             .expand_slice(&[b"connection id"], &mut connection_id)
             .map_err(|_| tls_error("a key cannot be derived"))?;
         let key = expander.expand_block(&[b"stateless reset"]);
-        Ok(Self {
-            reset: Arc::new(ResetKey { hkdf, key }),
-            connection_id: u64::from_le_bytes(connection_id),
-        })
+        Ok(Self { reset: Arc::new(ResetKey { hkdf, key }), connection_id: u64::from_le_bytes(connection_id) })
     }
 
     pub(crate) fn connection_ids(&self) -> HashedConnectionIdGenerator {

@@ -7,24 +7,22 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use raft_core::message::{AppendRequest, Envelope, Message, VoteResponse};
 use raft_core::transport::{Inbox, LocalNode, Transport};
-use raft_core::types::{
-    ClusterId, Entry, EntryId, GroupId, Incarnation, NodeId, Payload, Peer,
-};
+use raft_core::types::{ClusterId, Entry, EntryId, GroupId, Incarnation, NodeId, Payload, Peer};
 use raft_transport_quic::{Credentials, DevCa, QuicOptions, QuicStats, QuicTransport};
 
-pub const CLUSTER: ClusterId = ClusterId(0x5eed);
+pub(crate) const CLUSTER: ClusterId = ClusterId(0x5eed);
 
 /// Long enough for a busy machine; only a failing test waits this long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub struct Node {
-    pub transport: QuicTransport,
-    pub local: LocalNode,
-    pub inbox: Arc<Recorder>,
+pub(crate) struct Node {
+    pub(crate) transport: QuicTransport,
+    pub(crate) local: LocalNode,
+    pub(crate) inbox: Arc<Recorder>,
 }
 
 #[derive(Default)]
-pub struct Recorder {
+pub(crate) struct Recorder {
     received: Mutex<Vec<(NodeId, Envelope)>>,
     refused: Mutex<HashSet<NodeId>>,
 }
@@ -44,37 +42,44 @@ impl Inbox for Recorder {
 }
 
 impl Recorder {
-    pub fn refuse(&self, node: u64) {
+    pub(crate) fn refuse(&self, node: u64) {
         self.refused.lock().unwrap().insert(NodeId(node));
     }
 
-    pub fn from(&self, node: u64) -> Vec<Envelope> {
+    /// What `node` sent, without the probes of [`Node::meet`].
+    pub(crate) fn from(&self, node: u64) -> Vec<Envelope> {
         let received = self.received.lock().unwrap();
-        received.iter().filter(|(from, _)| *from == NodeId(node)).map(|(_, envelope)| envelope.clone()).collect()
+        let of_node = received.iter().filter(|(from, envelope)| *from == NodeId(node) && !is_probe(envelope));
+        of_node.map(|(_, envelope)| envelope.clone()).collect()
+    }
+
+    pub(crate) fn probes(&self, node: u64) -> usize {
+        let received = self.received.lock().unwrap();
+        received.iter().filter(|(from, envelope)| *from == NodeId(node) && is_probe(envelope)).count()
     }
 }
 
-pub fn peer(node: u64) -> Peer {
+pub(crate) fn peer(node: u64) -> Peer {
     Peer { node: NodeId(node), incarnation: Incarnation(1000 + node) }
 }
 
-pub fn local(node: u64, boot: u64) -> LocalNode {
+pub(crate) fn local(node: u64, boot: u64) -> LocalNode {
     LocalNode { cluster: CLUSTER, peer: peer(node), boot }
 }
 
 /// Options with which tests are quick.
-pub fn options() -> QuicOptions {
+pub(crate) fn options() -> QuicOptions {
     let mut options = QuicOptions::default();
     options.max_backoff = Duration::from_millis(200);
     options
 }
 
 impl Node {
-    pub async fn start(ca: &DevCa, node: u64) -> Self {
+    pub(crate) async fn start(ca: &DevCa, node: u64) -> Self {
         Self::start_with(ca.issue(NodeId(node)).unwrap(), local(node, 1), "127.0.0.1:0", options()).await
     }
 
-    pub async fn start_with(
+    pub(crate) async fn start_with(
         credentials: Credentials,
         local: LocalNode,
         listen: &str,
@@ -86,35 +91,41 @@ impl Node {
         Self { transport, local, inbox }
     }
 
-    pub fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> u64 {
         self.local.peer.node.0
     }
 
-    pub fn stats(&self) -> QuicStats {
+    pub(crate) fn stats(&self) -> QuicStats {
         self.transport.stats()
     }
 
-    pub fn connect(&self, to: &Node) {
+    pub(crate) fn connect(&self, to: &Node) {
         self.transport.connect(to.local.peer.node, &to.transport.address());
     }
 
-    /// Connects both ways and waits until both see it.
-    pub async fn meet(&self, other: &Node) {
+    /// Connects and waits until the other one hears us.
+    pub(crate) async fn meet(&self, other: &Node) {
         self.connect(other);
-        until("the link works", || {
-            self.send(other.id(), vec![vote(self.id(), other.id(), 0)]);
-            !other.inbox.from(self.id()).is_empty()
+        self.reach(other).await;
+    }
+
+    /// Waits until a message gets through.
+    pub(crate) async fn reach(&self, other: &Node) {
+        let before = other.inbox.probes(self.id());
+        until("a message gets through", || {
+            self.send(other.id(), vec![vote(self.id(), other.id(), PROBE)]);
+            other.inbox.probes(self.id()) > before
         })
         .await;
     }
 
-    pub fn send(&self, to: u64, batch: Vec<Envelope>) {
+    pub(crate) fn send(&self, to: u64, batch: Vec<Envelope>) {
         self.transport.send(NodeId(to), batch);
     }
 }
 
 /// Waits until `done`, which is asked again and again.
-pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !done() {
         assert!(begin.elapsed() < PATIENCE, "waited in vain: {what}");
@@ -122,14 +133,21 @@ pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// The number of a message that only tries whether the link works.
+const PROBE: u64 = 0;
+
+fn is_probe(envelope: &Envelope) -> bool {
+    matches!(&envelope.message, Message::VoteResponse(vote) if vote.term == PROBE)
+}
+
 /// A control message; `number` tells it from others.
-pub fn vote(from: u64, to: u64, number: u64) -> Envelope {
+pub(crate) fn vote(from: u64, to: u64, number: u64) -> Envelope {
     let message = Message::VoteResponse(VoteResponse { term: number, granted: false, pre_vote: false });
     Envelope { group: GroupId(1), from: peer(from), to: peer(to), message }
 }
 
 /// A message with one entry at `index`.
-pub fn append(from: u64, to: u64, index: u64, size: usize) -> Envelope {
+pub(crate) fn append(from: u64, to: u64, index: u64, size: usize) -> Envelope {
     let payload = Payload::Command(Bytes::from(vec![index as u8; size]));
     let message = Message::AppendRequest(AppendRequest {
         term: 1,
@@ -142,7 +160,7 @@ pub fn append(from: u64, to: u64, index: u64, size: usize) -> Envelope {
 }
 
 /// The numbers of control messages and of entries, each in the order of arrival.
-pub fn lanes(received: &[Envelope]) -> (Vec<u64>, Vec<u64>) {
+pub(crate) fn lanes(received: &[Envelope]) -> (Vec<u64>, Vec<u64>) {
     let (mut votes, mut indexes) = (Vec::new(), Vec::new());
     for envelope in received {
         match &envelope.message {

@@ -1,5 +1,7 @@
 //! Random writes beside a model that is simple enough to be right.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -109,7 +111,8 @@ fn random_writes_match_the_model() {
                 models[group].write(&write);
                 writes.push(write);
             }
-            block_on(store.write(&writes)).unwrap_or_else(|error| panic!("seed {seed}, step {step}: {error}"));
+            block_on(store.write(&writes))
+                .unwrap_or_else(|error| panic!("seed {seed}, step {step}: {error}"));
             let reopened = rng.u8(..) < 12;
             if reopened {
                 drop(store);

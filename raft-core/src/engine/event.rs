@@ -1,0 +1,128 @@
+//! What happened in the engine, for logs, metrics and tests.
+
+use std::fmt;
+
+use crate::types::{EntryId, Index, NodeId, Peer, Term};
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A follower heard no leader and asks whether it could win.
+    PreCampaign {
+        /// The term that it would campaign in.
+        term: Term,
+    },
+    /// A candidate campaigns.
+    Campaign {
+        /// Its term.
+        term: Term,
+    },
+    /// This node leads.
+    Elected {
+        /// In this term.
+        term: Term,
+    },
+    /// This node follows; it led or campaigned before, or its term or leader changed.
+    Following {
+        /// The term.
+        term: Term,
+        /// The leader, where it is known.
+        leader: Option<NodeId>,
+    },
+    /// A leader steps down because it hears of no majority.
+    QuorumLost {
+        /// The term that it led in.
+        term: Term,
+    },
+    /// A follower drops entries that differ from its leader's.
+    Truncated {
+        /// The first entry dropped.
+        from: EntryId,
+        /// The last index dropped.
+        last: Index,
+    },
+    /// A peer's unanswered appends are taken for lost and sent again.
+    Resend {
+        /// The peer.
+        peer: NodeId,
+        /// From this index.
+        from: Index,
+    },
+    /// A peer does not hold what it had promised to hold: its disk went back in time.
+    PromiseBroken {
+        /// The peer.
+        peer: NodeId,
+        /// What it had promised to hold.
+        matched: Index,
+        /// What it holds.
+        last: Index,
+    },
+    /// A message was refused.
+    Refused {
+        /// The sender.
+        from: Peer,
+        /// Why.
+        reason: Refusal,
+    },
+    /// This node founded the cluster and begins its first election.
+    Founding,
+    /// Founding was given up.
+    FoundingEnded {
+        /// Why.
+        reason: FoundingEnd,
+    },
+}
+
+/// Why a message was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// It is for another group.
+    OtherGroup,
+    /// It is for another node.
+    OtherNode,
+    /// It is for this node with another data folder.
+    OtherIncarnation,
+    /// The sender's data folder is not the one that the membership binds it to.
+    ForeignIncarnation,
+    /// Two leaders in one term, or a leader of one's own term.
+    SecondLeader,
+    /// It would drop committed entries.
+    TruncatesCommitted,
+    /// Its entries have gaps, or terms that go back or above the leader's.
+    BadEntries,
+    /// It promises more than the log holds.
+    BeyondLog,
+    /// Its term or index is beyond any real one.
+    OutOfRange,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OtherGroup => "it is for another group",
+            Self::OtherNode => "it is for another node",
+            Self::OtherIncarnation => "it is for another data folder of this node",
+            Self::ForeignIncarnation => "the sender's data folder is not the one that belongs to the cluster",
+            Self::SecondLeader => "there is another leader in this term",
+            Self::TruncatesCommitted => "it would drop committed entries",
+            Self::BadEntries => "its entries are not a log",
+            Self::BeyondLog => "it promises more than the log holds",
+            Self::OutOfRange => "its term or index is beyond any real one",
+        })
+    }
+}
+
+/// Why founding a cluster was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FoundingEnd {
+    /// A member already belongs to a founded cluster.
+    AlreadyFounded {
+        /// The member.
+        by: NodeId,
+    },
+    /// Another node's founding came first: its leader sent its log.
+    Overtaken,
+}

@@ -1,0 +1,73 @@
+//! The engine's state as others may see it.
+
+use std::collections::BTreeMap;
+
+use crate::membership::Membership;
+use crate::types::{EntryId, Index, NodeId, Term};
+
+/// What a node is at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RoleName {
+    /// Follows a leader, or waits for one.
+    #[default]
+    Follower,
+    /// Asks whether it could win an election.
+    PreCandidate,
+    /// Campaigns.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+impl RoleName {
+    /// The role in lower case, as it is printed.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Follower => "follower",
+            Self::PreCandidate => "pre-candidate",
+            Self::Candidate => "candidate",
+            Self::Leader => "leader",
+        }
+    }
+}
+
+/// The engine's state at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// The role.
+    pub role: RoleName,
+    /// The term.
+    pub term: Term,
+    /// Who got this node's vote in the term.
+    pub vote: Option<NodeId>,
+    /// The leader, where one is known.
+    pub leader: Option<NodeId>,
+    /// The highest index known to be committed.
+    pub commit: Index,
+    /// The highest index applied.
+    pub applied: Index,
+    /// The highest index durable on this node.
+    pub durable: Index,
+    /// The last entry.
+    pub last: EntryId,
+    /// The configuration in force.
+    pub membership: Membership,
+    /// On a leader: how far each other member is.
+    pub peers: BTreeMap<NodeId, PeerStatus>,
+}
+
+/// How far a peer is, as its leader knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerStatus {
+    /// Its log is durable and equal to the leader's up to here.
+    pub matched: Index,
+    /// The next entry to be sent.
+    pub next: Index,
+    /// Appends sent and unanswered.
+    pub inflight: usize,
+    /// Whether it answered within an election timeout.
+    pub active: bool,
+}

@@ -50,6 +50,11 @@ pub(super) struct Stage {
 }
 
 impl Stage {
+    /// A bare stage; what was printed stays.
+    pub(super) fn reset(&mut self) {
+        *self = Self { quiet: self.quiet, output: self.take_output(), ..Self::default() };
+    }
+
     pub(super) fn take_output(&mut self) -> Vec<String> {
         std::mem::take(&mut self.output)
     }

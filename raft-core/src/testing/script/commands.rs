@@ -32,7 +32,7 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
     match name {
         "cluster" => cluster(words, stage),
         "logs" => logs(words, stage),
-        "bootstrap" => bootstrap(node(words, 0)?, stage),
+        "bootstrap" => bootstrap(words, stage),
         "propose" => propose(words, stage),
         "read" => read(node(words, 0)?, stage),
         "deliver" => deliver(words, stage),
@@ -147,10 +147,14 @@ fn logs(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     start(id, stage)
 }
 
-fn bootstrap(id: NodeId, stage: &mut Stage) -> Result<(), String> {
+/// `bootstrap 1` with all nodes as members, `bootstrap 1 1 2` with these.
+fn bootstrap(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let id = node(words, 0)?;
     let place = stage.place(id)?;
     let now = stage.clock(id);
-    let members = Cluster::founders(stage.nodes().len());
+    let chosen = chosen(&words[1..], stage)?;
+    let mut members = Cluster::founders(stage.nodes().len());
+    members.retain(|member, _| chosen.contains(member));
     let result = stage.cluster()?.nodes[place].engine_mut().map(|engine| engine.bootstrap(members, now));
     if let Some(Err(refused)) = result {
         stage.print(format!("bootstrap refused: {refused:?}"));

@@ -1,6 +1,7 @@
 //! How far a peer is, and what is on its way to it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::types::{Entry, Index, Time};
 
@@ -25,6 +26,8 @@ pub(crate) struct Progress {
     pub(crate) matched_round: u64,
     /// The highest commit index that it was sent.
     pub(crate) told_commit: Index,
+    /// Something sent should have arrived.
+    pub(crate) doubt: Option<Doubt>,
     /// Old entries for it, read back from the store.
     pub(crate) fetch: PeerFetch,
 }
@@ -66,6 +69,7 @@ impl Progress {
             round: 0,
             matched_round: 0,
             told_commit: 0,
+            doubt: None,
             fetch: PeerFetch::Idle,
         }
     }
@@ -92,17 +96,41 @@ impl Progress {
         self.next = next.max(self.matched + 1);
         self.flow = Flow::Probe { sent: false };
         self.inflights = Inflights::default();
+        self.doubt = None;
     }
 
-    /// Whether an append must be taken for lost: it has not arrived, though the peer answered the second heartbeat after
-    /// it. `heartbeats` are the rounds of the latest three.
-    pub(crate) fn lost_append(&self, heartbeats: &[u64; 3]) -> bool {
-        self.inflights.oldest().is_some_and(|oldest| {
-            let answered =
-                heartbeats.iter().filter(|&&round| oldest.round < round && round <= self.round).count();
-            self.received < oldest.last && answered >= 2
-        })
+    /// Whether an append must be taken for lost. The peer answered something sent after it and had not received it: that
+    /// raises a doubt, since the append may only have been overtaken. It is settled by an answer to what was sent after
+    /// the doubt, and `patience` later: however long the way is, and however many rounds are on it. With nothing in flight
+    /// all that was sent should have been received: a peer may have received it and forgotten it in a crash.
+    pub(crate) fn lost_append(&mut self, leader_round: u64, now: Time, patience: Duration) -> bool {
+        if matches!(self.flow, Flow::Probe { .. }) {
+            return false;
+        }
+        let (last, round) =
+            self.inflights.oldest().map_or((self.next - 1, 0), |oldest| (oldest.last, oldest.round));
+        if self.received >= last || self.round <= round {
+            return false;
+        }
+        match &self.doubt {
+            Some(doubt) if doubt.last == last => self.round > doubt.round && now >= doubt.at + patience,
+            _ => {
+                self.doubt = Some(Doubt { last, round: leader_round, at: now });
+                false
+            }
+        }
     }
+}
+
+/// Entries that should have arrived.
+#[derive(Debug)]
+pub(crate) struct Doubt {
+    /// The last of them.
+    last: Index,
+    /// The leader's round when the doubt came up.
+    round: u64,
+    /// When it came up.
+    at: Time,
 }
 
 /// Appends sent and not matched, oldest first.

@@ -23,8 +23,6 @@ pub(super) struct Leader {
     pub(super) first_index: Index,
     /// The number that the next append carries; each heartbeat and each read round begins a new one.
     round: u64,
-    /// The rounds of the latest three heartbeats.
-    heartbeats: [u64; 3],
     /// When the next heartbeat is due.
     pub(super) heartbeat_at: Time,
     /// When followers that got no append since are to be told what is committed.
@@ -48,7 +46,6 @@ impl Engine {
             progress,
             first_index: last + 1,
             round: 0,
-            heartbeats: [0; 3],
             // The first entry of the term goes out at once and is the first heartbeat.
             heartbeat_at: self.now + self.config.heartbeat_interval,
             notice_at: None,
@@ -137,7 +134,8 @@ impl Engine {
         match response.outcome {
             AppendOutcome::Accepted { matched, received } => {
                 peer.accept(matched, received, leader.round, !leaks);
-                if peer.lost_append(&leader.heartbeats) && !never_resends {
+                let patience = self.config.heartbeat_interval;
+                if peer.lost_append(leader.round, self.now, patience) && !never_resends {
                     peer.probe_from(peer.received + 1);
                     self.events.push(Event::Resend { peer: from.node, from: peer.next });
                 }
@@ -186,8 +184,6 @@ impl Engine {
             leader.reads.begin_round(leader.round, self.commit);
         }
         if due {
-            leader.heartbeats.rotate_left(1);
-            leader.heartbeats[2] = leader.round;
             leader.heartbeat_at = self.now + self.config.heartbeat_interval;
         }
         let notice = leader.notice_at.is_some_and(|at| self.now >= at);

@@ -29,6 +29,9 @@ const APPLIED_DELAY: Duration = Duration::from_millis(2);
 /// How long a shutdown waits for the state machine to finish what it was given.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A time that never comes; the engine's own "never" is beyond what clocks can add.
+const NEVER: Time = Duration::from_secs(365 * 24 * 3600 * 30);
+
 /// Why the loop ends.
 enum End {
     Shutdown,
@@ -97,7 +100,8 @@ impl Drop for Closing {
 }
 
 impl Driver {
-    pub(super) fn new(parts: Parts) -> Self {
+    pub(super) fn new(mut parts: Parts) -> Self {
+        parts.timeout = parts.timeout.min(NEVER / 2);
         let handed_over = parts.engine.applied_index();
         let closing = Closing { mailbox: Arc::clone(&parts.mailbox), jobs: Arc::clone(&parts.jobs) };
         Self {
@@ -169,7 +173,7 @@ impl Driver {
         [self.pending.expires(), rounds, self.parts.status.due(), self.applied_due]
             .into_iter()
             .flatten()
-            .fold(self.parts.engine.deadline(), Time::min)
+            .fold(self.parts.engine.deadline().min(NEVER), Time::min)
     }
 
     /// Feeds the engine with everything that waited. Messages come before time: after a pause, a leader's heartbeat
@@ -328,6 +332,8 @@ impl Driver {
             }
             // A configuration comes and goes with an outline or an event.
             if !ready.events.is_empty() || ready.write.as_ref().is_some_and(|write| write.outline.is_some()) {
+                let ended = |event: &Event| matches!(event, Event::FoundingEnded { .. });
+                changed |= ready.events.iter().any(ended);
                 changed |= self.parts.outbox.follow(self.parts.engine.membership());
             }
             match self.carry_out(ready, now)? {
@@ -433,7 +439,7 @@ impl Driver {
     }
 
     fn note(&mut self, event: Event) {
-        let Parts { node, group, .. } = &self.parts;
+        let (node, group) = (self.parts.node, self.parts.group);
         match event {
             Event::Refused { from, reason } => {
                 let count = self.refused.entry(reason).or_default();
@@ -442,6 +448,10 @@ impl Driver {
                 if count.is_power_of_two() {
                     tracing::warn!(%node, %group, from = %from.node, %reason, count, "refused a message");
                 }
+            }
+            Event::FoundingEnded { reason } => {
+                self.parts.status.founding_ended = Some(reason);
+                tracing::info!(%node, %group, ?reason, "founding was given up");
             }
             Event::PromiseBroken { .. } => tracing::warn!(%node, %group, ?event),
             Event::Resend { .. } => tracing::debug!(%node, %group, ?event),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
@@ -16,7 +17,7 @@ use super::options::NodeOptions;
 use super::outbox::{GroupInbox, Outbox};
 use super::recover::{Recovered, recover};
 use super::status::{RaftStatus, StatusBoard};
-use crate::engine::BootstrapError;
+use crate::engine::{BootstrapError, FoundingEnd};
 use crate::log_store::LogStore;
 use crate::membership::NodeInfo;
 use crate::state_machine::StateMachine;
@@ -37,6 +38,8 @@ pub(crate) struct Node {
     pub(crate) address: String,
     client_address: String,
     max_entry_bytes: usize,
+    /// How long a leader may take to come forward: several elections.
+    patience: Duration,
 }
 
 impl Drop for Node {
@@ -97,6 +100,7 @@ impl Node {
             address,
             client_address: options.client_address,
             max_entry_bytes: options.config.max_entry_bytes,
+            patience: options.config.election_timeout * 4,
         })
     }
 
@@ -150,13 +154,27 @@ impl Node {
             Ok(Err(BootstrapError::Fatal)) | Err(_) => return Err(self.ended()),
             Ok(Err(error)) => return Err(RaftError::Bootstrap(error.to_string())),
         }
-        let founded = self.wait_for(|status| !status.membership.is_empty() && status.commit > 0).await?;
+        let founded = |status: &RaftStatus| !status.membership.is_empty() && status.commit > 0;
+        let given_up = |status: &RaftStatus| match status.founding_ended {
+            Some(FoundingEnd::AlreadyFounded { by }) => Some(by),
+            _ => None,
+        };
+        let mut seen = self.wait_for(|status| founded(status) || given_up(status).is_some()).await?;
+        if let Some(by) = given_up(&seen).filter(|_| !founded(&seen)) {
+            // If that cluster has this node for a member, its leader comes forward soon.
+            seen =
+                tokio::time::timeout(self.patience, self.wait_for(founded)).await.unwrap_or_else(|_| {
+                    Err(RaftError::Bootstrap(format!(
+                        "node {by} belongs to another cluster or founding already"
+                    )))
+                })?;
+        }
         let found: Vec<(NodeId, String)> =
-            founded.membership.nodes.iter().map(|(&node, info)| (node, info.address.clone())).collect();
+            seen.membership.nodes.iter().map(|(&node, info)| (node, info.address.clone())).collect();
         if found == wanted {
             return Ok(());
         }
-        Err(RaftError::Bootstrap(format!("it is founded already, with other members: {}", founded.membership)))
+        Err(RaftError::Bootstrap(format!("it is founded already, with other members: {}", seen.membership)))
     }
 
     /// Waits until the status is as wanted.

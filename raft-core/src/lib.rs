@@ -20,6 +20,7 @@ pub mod runtime;
 pub mod state_machine;
 pub mod transport;
 pub mod types;
+mod write;
 
 pub use config::Config;
 pub use engine::Engine;

@@ -70,13 +70,14 @@ impl Progress {
         }
     }
 
-    /// The peer accepted. Whether what is known of it grew.
-    pub(crate) fn accept(&mut self, matched: Index, received: Index, leader_round: u64) -> bool {
-        let grew = matched > self.matched;
-        if grew {
+    /// The peer accepted; what it matched leaves the window where `frees`.
+    pub(crate) fn accept(&mut self, matched: Index, received: Index, leader_round: u64, frees: bool) {
+        if matched > self.matched {
             self.matched = matched;
             self.matched_round = leader_round;
-            self.inflights.free_to(matched);
+            if frees {
+                self.inflights.free_to(matched);
+            }
         }
         self.received = received.max(self.matched);
         if matches!(self.flow, Flow::Probe { .. }) && self.received + 1 >= self.next {
@@ -84,7 +85,6 @@ impl Progress {
             self.next = self.received + 1;
         }
         self.next = self.next.max(self.matched + 1);
-        grew
     }
 
     /// Sends again from `next`, carefully.

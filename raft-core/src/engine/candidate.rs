@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::event::Event;
+use super::planted::Planted;
 use super::{Engine, Role};
 use crate::message::{Message, VoteRequest, VoteResponse};
 use crate::types::{NodeId, Peer, Time};
@@ -68,6 +69,9 @@ impl Engine {
 
     /// Whether the own `(term, vote)` is on disk, and with it the log that a vote request would tell of.
     pub(super) fn candidacy_is_durable(&self) -> bool {
+        if self.has(Planted::VoteRequestBeforeWrite) {
+            return true;
+        }
         self.durable.term == self.term
             && self.durable.vote == Some(self.local.node)
             && self.durable.index == self.log.last_index()
@@ -79,7 +83,7 @@ impl Engine {
             let granted = |voter| {
                 u64::from(if voter == self.local.node { own } else { candidate.granted.contains(&voter) })
             };
-            self.membership().quorum(granted) == 1
+            self.quorum(granted) == 1
         };
         match &self.role {
             Role::PreCandidate(asking) if won(asking, true) => {

@@ -1,6 +1,7 @@
 //! Following: taking the leader's entries, and voting.
 
 use super::event::{Event, Refusal};
+use super::planted::Planted;
 use super::{Engine, Role};
 use crate::message::{AppendOutcome, AppendRequest, AppendResponse, Message, VoteRequest, VoteResponse};
 use crate::types::{EntryId, Index, Peer, Term, Time};
@@ -32,6 +33,10 @@ impl Engine {
         if let Role::Leader(led) = std::mem::take(&mut self.role) {
             self.failed_reads.extend(led.reads.all());
         }
+        let verified = match &self.role {
+            Role::Follower(before) if self.has(Planted::VerifiedKept) => before.verified,
+            _ => self.commit,
+        };
         if term > self.term {
             self.term = term;
             self.vote = None;
@@ -41,7 +46,7 @@ impl Engine {
         self.role = Role::Follower(Follower {
             deadline: self.election_deadline(),
             heard_at: None,
-            verified: self.commit,
+            verified,
             acked: 0,
             round: 0,
             round_told: 0,
@@ -75,7 +80,7 @@ impl Engine {
             return;
         }
         // Paper, 5.4.1: the later last term, or the same and the longer log, is more up to date.
-        let up_to_date = request.last >= self.log.last();
+        let up_to_date = request.last >= self.log.last() || self.has(Planted::VoteForShorterLog);
         let free = request.term > self.term
             || self.vote == Some(from.node)
             || (self.vote.is_none() && self.leader.is_none());
@@ -108,7 +113,8 @@ impl Engine {
     /// The vote that is granted and durable, and not told yet.
     pub(super) fn emit_vote(&mut self) {
         let Some(candidate) = self.owed_vote else { return };
-        if self.durable.term == self.term && self.durable.vote == Some(candidate.node) {
+        let durable = self.durable.term == self.term && self.durable.vote == Some(candidate.node);
+        if durable || self.has(Planted::VoteBeforeWrite) {
             self.owed_vote = None;
             let granted = VoteResponse { term: self.term, granted: true, pre_vote: false };
             self.send(candidate, Message::VoteResponse(granted));
@@ -142,7 +148,6 @@ impl Engine {
         let Role::Follower(follower) = &mut self.role else { return };
         follower.heard_at = Some(self.now);
         follower.round = follower.round.max(request.round);
-        follower.owed |= request.entries.is_empty() || follower.round > follower.round_told;
         self.take_entries(from, request);
         // Only now: the entries may have given or taken this node its vote.
         let deadline = self.election_deadline();
@@ -155,6 +160,7 @@ impl Engine {
     fn take_entries(&mut self, from: Peer, request: AppendRequest) {
         let AppendRequest { prev, entries, commit, .. } = request;
         let last_new = prev.index + entries.len() as Index;
+        let heartbeat = entries.is_empty();
         let Role::Follower(follower) = &mut self.role else { return };
         // What is committed is in the leader's log too: only what lies beyond needs comparing.
         if prev.index >= self.commit && self.log.term(prev.index) != Some(prev.term) {
@@ -166,6 +172,7 @@ impl Engine {
         let parting = entries.iter().position(|entry| {
             entry.index() >= self.log.base().index && self.log.term(entry.index()) != Some(entry.term())
         });
+        let parting = parting.or((self.has(Planted::TruncateMatching) && !heartbeat).then_some(0));
         if let Some(parting) = parting {
             let from_index = entries[parting].index();
             if from_index <= self.commit {
@@ -181,11 +188,13 @@ impl Engine {
             self.overtake_founding();
         }
         let durable = self.durable.index;
+        let sure = if self.has(Planted::CommitBeyondMatch) { self.log.last_index() } else { last_new };
         let Role::Follower(follower) = &mut self.role else { return };
         follower.verified = follower.verified.max(last_new);
-        // Arrived before, and on disk: the leader may have lost the answer.
-        follower.owed |= last_new <= durable;
-        self.commit = self.commit.max(commit.min(last_new));
+        // A heartbeat or a read round wants its answer at once. So do entries that arrived before and are on disk: the leader
+        // may have lost the answer. New entries are answered when they are.
+        follower.owed |= heartbeat || follower.round > follower.round_told || last_new <= durable;
+        self.commit = self.commit.max(commit.min(sure));
     }
 
     /// Drops entries from `from` on: only followers do, and only at the first entry that differs.
@@ -194,7 +203,7 @@ impl Engine {
         let last = self.log.last_index();
         self.events.push(Event::Truncated { from: EntryId::new(term, from), last });
         self.log.truncate(from);
-        self.durable.truncate(from);
+        self.durable.truncate(from, !self.has(Planted::NoClamp));
         let Role::Follower(follower) = &mut self.role else { return };
         follower.verified = follower.verified.min(from - 1);
     }
@@ -202,24 +211,25 @@ impl Engine {
     /// The answer to the leader, if it is owed one or the promise grew.
     pub(super) fn emit_append_response(&mut self) {
         let Some(leader) = self.leader else { return };
+        let early = self.has(Planted::AckBeforeFsync);
+        let unverified = self.has(Planted::MatchLastIndex);
         let Role::Follower(follower) = &mut self.role else { return };
-        if let Some(outcome) = follower.conflict.take() {
-            follower.owed = false;
-            follower.round_told = follower.round;
-            let response = AppendResponse { term: self.term, round: follower.round, outcome };
-            self.send(leader, Message::AppendResponse(response));
-            return;
-        }
-        // A promise counts in a term that this node cannot forget.
-        let matched =
-            if self.durable.term == self.term { self.durable.index.min(follower.verified) } else { 0 };
-        if follower.owed || matched > follower.acked {
+        let conflict = follower.conflict.take();
+        let durable = if early { self.log.last_index() } else { self.durable.index };
+        let verified = if unverified { self.log.last_index() } else { follower.verified };
+        // A promise counts only in a term that this node cannot forget.
+        let matched = if self.durable.term == self.term || early { durable.min(verified) } else { 0 };
+        let accepted = (follower.owed || matched > follower.acked).then(|| {
             follower.owed = false;
             follower.acked = follower.acked.max(matched);
-            follower.round_told = follower.round;
-            let outcome = AppendOutcome::Accepted { matched, received: follower.verified };
-            let response = AppendResponse { term: self.term, round: follower.round, outcome };
-            self.send(leader, Message::AppendResponse(response));
+            AppendOutcome::Accepted { matched, received: follower.verified }
+        });
+        let (term, round) = (self.term, follower.round);
+        for outcome in conflict.into_iter().chain(accepted) {
+            if let Role::Follower(follower) = &mut self.role {
+                follower.round_told = round;
+            }
+            self.send(leader, Message::AppendResponse(AppendResponse { term, round, outcome }));
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{Engine, Role};
-use crate::log_store::LogState;
 use crate::types::{Index, NodeId, Term};
+use crate::write::LogState;
 
 /// The group's own state breaks a rule that safety rests on. The group stops; the process does not.
 #[derive(Clone, Debug, PartialEq, Eq)]

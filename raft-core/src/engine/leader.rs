@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::event::{Event, Refusal};
+use super::planted::Planted;
 use super::reads::Reads;
 use super::ready::{Fetch, FetchPurpose, Ready};
 use super::{Engine, Role};
@@ -89,8 +90,9 @@ impl Engine {
                 leader.progress.get(&voter).map_or(0, |peer| peer.matched)
             }
         };
-        let index = self.membership().quorum(matched);
-        let grew = index > self.commit && self.log.term(index) == Some(self.term);
+        let index = self.quorum(matched);
+        let own_term = self.log.term(index) == Some(self.term) || self.has(Planted::CommitOldTerm);
+        let grew = index > self.commit && own_term;
         if grew {
             self.commit = index;
         }
@@ -114,10 +116,11 @@ impl Engine {
             return;
         }
         // An answer of an earlier term, be it to this very node, says nothing of this one.
-        if response.term < self.term {
+        if response.term < self.term && !self.has(Planted::LateResponse) {
             return;
         }
         let last = self.log.last_index();
+        let (leaks, never_resends) = (self.has(Planted::WindowLeaked), self.has(Planted::NeverResend));
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(peer) = leader.progress.get_mut(&from.node) else { return };
         let promised = match response.outcome {
@@ -133,8 +136,8 @@ impl Engine {
         peer.round = peer.round.max(response.round);
         match response.outcome {
             AppendOutcome::Accepted { matched, received } => {
-                peer.accept(matched, received, leader.round);
-                if peer.lost_append(&leader.heartbeats) {
+                peer.accept(matched, received, leader.round, !leaks);
+                if peer.lost_append(&leader.heartbeats) && !never_resends {
                     peer.probe_from(peer.received + 1);
                     self.events.push(Event::Resend { peer: from.node, from: peer.next });
                 }
@@ -171,9 +174,11 @@ impl Engine {
             self.become_follower(self.term, None);
             return;
         }
-        let Role::Leader(leader) = &mut self.role else { return };
+        let Role::Leader(leader) = &self.role else { return };
         // A read must not be served before an entry of the own term is committed.
-        let read = leader.reads.wants_round() && self.commit >= leader.first_index;
+        let knows_commit = self.commit >= leader.first_index || self.has(Planted::ReadBeforeNoop);
+        let read = leader.reads.wants_round() && knows_commit;
+        let Role::Leader(leader) = &mut self.role else { return };
         if due || read {
             leader.round += 1;
         }
@@ -213,7 +218,7 @@ impl Engine {
                 leader.progress.get(&voter).map_or(0, |peer| nanos(peer.heard_at))
             }
         };
-        let majority_heard = self.membership().quorum(heard);
+        let majority_heard = self.quorum(heard);
         nanos(self.now).saturating_sub(majority_heard) < nanos(self.config.election_timeout)
     }
 
@@ -255,7 +260,7 @@ impl Engine {
                 leader.progress.get(&voter).map_or(0, |peer| peer.round)
             }
         };
-        let confirmed = self.membership().quorum(answered);
+        let confirmed = self.quorum(answered);
         let Role::Leader(leader) = &mut self.role else { return };
         leader.reads.confirm(confirmed, &mut ready.reads);
     }

@@ -12,6 +12,7 @@ mod follower;
 mod founding;
 mod invariants;
 mod leader;
+mod planted;
 mod reads;
 pub mod ready;
 pub mod status;
@@ -22,6 +23,8 @@ use bytes::Bytes;
 
 pub use self::event::{Event, FoundingEnd, Refusal};
 pub use self::invariants::Violation;
+#[cfg(feature = "testing")]
+pub use self::planted::Planted;
 pub use self::ready::{Fetch, FetchPurpose, ReadId, ReadReady, Ready};
 pub use self::status::{PeerStatus, RoleName, Status};
 
@@ -33,12 +36,12 @@ use self::invariants::Summary;
 use self::leader::Leader;
 use crate::config::{Config, ConfigError};
 use crate::log::Log;
-use crate::log_store::LogState;
 use crate::membership::{Membership, MembershipError};
 use crate::message::{Envelope, Message};
 use crate::progress::{Flow, PeerFetch};
 use crate::random::Random;
 use crate::types::{Entry, EntryId, GroupId, Incarnation, Index, NodeId, Payload, Peer, Term, Time};
+use crate::write::LogState;
 
 /// What an engine begins with.
 #[derive(Clone, Debug)]
@@ -96,6 +99,8 @@ pub struct Engine {
     fatal: Option<Violation>,
     fatal_told: bool,
     before: Summary,
+    #[cfg(feature = "testing")]
+    planted: Option<Planted>,
 }
 
 #[derive(Debug)]
@@ -154,6 +159,8 @@ impl Engine {
             fatal: None,
             fatal_told: false,
             before: Summary::default(),
+            #[cfg(feature = "testing")]
+            planted: None,
             config,
             group,
             local,
@@ -416,6 +423,17 @@ impl Engine {
             membership: self.membership().clone(),
             peers,
         }
+    }
+
+    /// What a majority of the configuration in force reaches.
+    fn quorum(&self, number: impl Fn(NodeId) -> u64) -> u64 {
+        let membership = self.membership();
+        if self.has(planted::Planted::EvenQuorum) {
+            let mut numbers: Vec<u64> = membership.voters.iter().map(|&voter| number(voter)).collect();
+            numbers.sort_unstable_by(|a, b| b.cmp(a));
+            return numbers.get(numbers.len().saturating_sub(1) / 2).copied().unwrap_or(0);
+        }
+        membership.quorum(number)
     }
 
     fn set_now(&mut self, now: Time) {

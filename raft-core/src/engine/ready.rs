@@ -4,10 +4,11 @@ use std::ops::RangeInclusive;
 
 use super::event::Event;
 use super::invariants::Violation;
+use super::planted::Planted;
 use super::{ApplyFetch, Engine, Role};
-use crate::log_store::Write;
 use crate::message::Envelope;
 use crate::types::{Entry, HardState, Index, NodeId, Time};
+use crate::write::Write;
 
 /// What is to be done now. It owns its data; each part stands alone, and none needs a call back but the completions
 /// named at it. Nothing in it is handed out twice.
@@ -143,7 +144,8 @@ impl Engine {
         let upper = handed + entries.len() as Index;
         let truncate_from = self.durable.truncate_from;
         // The commit index rides along; alone it is no reason to write.
-        let hard_state = HardState { term: self.term, vote: self.vote, commit: self.commit.min(upper) };
+        let vote = self.vote.filter(|_| !self.has(Planted::VoteForgotten));
+        let hard_state = HardState { term: self.term, vote, commit: self.commit.min(upper) };
         Some(Write {
             group: self.group,
             number: self.durable.hand_out(upper, self.term, self.vote),
@@ -156,7 +158,8 @@ impl Engine {
     }
 
     fn emit_apply(&mut self, ready: &mut Ready) {
-        let limit = self.commit.min(self.durable.index);
+        let own_disk = if self.has(Planted::ApplyBeforeDisk) { self.commit } else { self.durable.index };
+        let limit = self.commit.min(own_disk);
         while self.applying < limit {
             let room = self.config.max_apply_bytes.saturating_sub(self.apply_backlog_bytes);
             if room == 0 {
@@ -192,6 +195,7 @@ impl Engine {
             }
             ApplyFetch::Here(mut entries) if entries.first().is_some_and(|first| first.index() == next) => {
                 entries.truncate(usize::try_from(limit + 1 - next).unwrap_or(usize::MAX));
+                // What is durable and committed is there, whole and in order.
                 let contiguous = entries.iter().zip(next..).all(|(entry, index)| {
                     entry.index() == index && self.log.term(index) == Some(entry.term())
                 });
@@ -201,6 +205,10 @@ impl Engine {
                 }
                 let bytes = entries.iter().map(Entry::bytes).sum();
                 Some((entries, bytes))
+            }
+            ApplyFetch::Here(entries) if entries.is_empty() => {
+                self.violate("the log store gives back what was written", format!("no entry at {next}"));
+                None
             }
             ApplyFetch::Here(_) | ApplyFetch::Idle => {
                 self.apply_fetch = ApplyFetch::Asked;

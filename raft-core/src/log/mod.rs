@@ -2,6 +2,8 @@
 
 mod outline;
 mod tail;
+#[cfg(test)]
+mod tests;
 
 use tail::Tail;
 

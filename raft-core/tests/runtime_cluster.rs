@@ -1,5 +1,6 @@
 //! Three nodes in memory, through the handle.
 #![cfg(feature = "runtime")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
 mod cluster;
 

@@ -1,5 +1,6 @@
 //! What goes wrong beside the protocol: the machine, the store, the end of a node.
 #![cfg(feature = "runtime")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
 mod cluster;
 

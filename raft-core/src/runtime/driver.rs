@@ -463,7 +463,8 @@ impl Driver {
     async fn finish(&mut self) {
         let mut inputs = Inputs::default();
         while self.writing > 0 {
-            poll_fn(|cx| self.parts.mailbox.poll_take(cx, &mut inputs)).await;
+            poll_fn(|cx| self.parts.mailbox.poll_waiting(cx)).await;
+            self.parts.mailbox.take(&mut inputs);
             inputs.messages.clear();
             for completion in inputs.completions.drain(..) {
                 match completion {
@@ -522,11 +523,21 @@ fn count(refused: &BTreeMap<Refusal, u64>, overloaded: u64, expired: u64, mailbo
     }
 }
 
-/// Waits for inputs or the timer.
+/// Waits for inputs or the timer. What arrives is not taken at once but after one round of the scheduler: callers who
+/// were woken together propose together, and a busy driver leaves its thread to others.
 async fn wait(mailbox: &Mailbox, mut sleep: Pin<&mut Sleep>, inputs: &mut Inputs) {
-    poll_fn(|cx| match mailbox.poll_take(cx, inputs) {
-        Poll::Ready(()) => Poll::Ready(()),
-        Poll::Pending => sleep.as_mut().poll(cx),
+    let mut went_round = false;
+    poll_fn(|cx| {
+        if mailbox.poll_waiting(cx).is_pending() {
+            return sleep.as_mut().poll(cx);
+        }
+        if went_round {
+            mailbox.take(inputs);
+            return Poll::Ready(());
+        }
+        went_round = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
     })
     .await;
 }

@@ -215,21 +215,23 @@ impl Mailbox {
         lock(&self.state).closed.clone().map(RaftError::from)
     }
 
-    /// Swaps what waits with `inputs`, which the driver has emptied and whose memory is used again.
-    pub(crate) fn poll_take(&self, cx: &mut Context<'_>, inputs: &mut Inputs) -> Poll<()> {
+    /// Ready where something waits.
+    pub(crate) fn poll_waiting(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = lock(&self.state);
-        if state.inputs.is_empty() {
-            if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                state.waker = Some(cx.waker().clone());
-            }
-            return Poll::Pending;
+        if !state.inputs.is_empty() {
+            return Poll::Ready(());
         }
-        std::mem::swap(&mut state.inputs, inputs);
-        state.inputs.call_bytes = 0;
-        state.inputs.message_bytes = 0;
-        state.inputs.nudged = false;
-        state.inputs.shutdown = false;
-        Poll::Ready(())
+        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            state.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Swaps what waits with `inputs`, which the driver has emptied and whose memory is used again.
+    pub(crate) fn take(&self, inputs: &mut Inputs) {
+        (inputs.call_bytes, inputs.message_bytes) = (0, 0);
+        (inputs.nudged, inputs.shutdown) = (false, false);
+        std::mem::swap(&mut lock(&self.state).inputs, inputs);
     }
 }
 

@@ -318,3 +318,36 @@ async fn a_read_never_sees_less_than_was_answered_before_it() {
         within(writer).await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn messages_beyond_the_inbox_are_dropped_and_counted() {
+    let cluster = Cluster::blank(|node| {
+        let mut options = options(node);
+        if node == 2 {
+            options.max_inbox_bytes = 1;
+        }
+        options
+    })
+    .await;
+    let founder = cluster.nodes[&1].clone();
+    let founding = tokio::spawn(async move { founder.bootstrap(members()).await });
+    let mut status = cluster.nodes[&2].status();
+    within(status.wait_for(|status| status.counters.dropped_messages > 0)).await.unwrap();
+    founding.abort();
+}
+
+#[tokio::test]
+async fn a_node_whose_disk_was_wiped_is_kept_out() {
+    let mut cluster = Cluster::founded().await;
+    let leader = cluster.leader().await;
+    let wiped = leader % 3 + 1;
+    cluster.propose("a").await;
+    cluster.stop(wiped).await;
+    cluster.stores.insert(wiped, MemLogStore::new());
+    cluster.start(wiped, options(wiped)).await;
+    for n in 2..=20 {
+        assert_eq!(cluster.propose("b").await, n);
+    }
+    let status = cluster.nodes[&wiped].status().borrow().clone();
+    assert!(status.membership.is_empty() && status.term == 0, "{status:?}");
+}

@@ -16,11 +16,12 @@ use cluster::{CLUSTER, Cluster, Words, members, options, within};
 use raft_core::log_store::{Claim, LogState, StorageError, StorageErrorKind, Write};
 use raft_core::mem::{ChannelNetwork, MemLogStore};
 use raft_core::state_machine::{Batch, MachineError, SnapshotView};
-use raft_core::types::Entry;
+use raft_core::types::{Entry, HardState, Outline, Payload};
 use raft_core::{
-    ClusterId, GroupId, Incarnation, Index, LogStore, NodeId, Raft, RaftError, RawRaft, StartError,
+    ClusterId, EntryId, GroupId, Incarnation, Index, LogStore, NodeId, Raft, RaftError, RawRaft, StartError,
     StateMachine,
 };
+use tokio::sync::Semaphore;
 
 #[tokio::test]
 async fn a_panicking_machine_stops_its_group_on_its_node() {
@@ -251,6 +252,88 @@ async fn a_shutdown_leaves_no_call_open() {
     within(node.wait_for(|status| status.last.index > before)).await.unwrap();
     within(node.shutdown()).await;
     assert_eq!(within(open).await.unwrap(), Err(RaftError::Unknown));
+}
+
+/// A machine that waits for a permit before each batch.
+struct Gated {
+    machine: DurableMachine,
+    gate: Arc<Semaphore>,
+}
+
+#[async_trait]
+impl StateMachine for Gated {
+    async fn bookkeeping(&mut self) -> Result<Option<Bytes>, MachineError> {
+        self.machine.bookkeeping().await
+    }
+
+    async fn apply(&mut self, batch: Batch) -> Result<Vec<Bytes>, MachineError> {
+        let permit = self.gate.acquire().await;
+        drop(permit);
+        self.machine.apply(batch).await
+    }
+
+    async fn query(&mut self, _: Bytes) -> Result<Bytes, MachineError> {
+        Ok(Bytes::from(vec![u8::try_from(self.machine.disk.lock().unwrap().0.len()).unwrap()]))
+    }
+
+    async fn snapshot(&mut self) -> Result<Box<dyn SnapshotView>, MachineError> {
+        self.machine.snapshot().await
+    }
+
+    async fn restore(&mut self, source: &mut (dyn std::io::Read + Send)) -> Result<(), MachineError> {
+        self.machine.restore(source).await
+    }
+}
+
+#[tokio::test]
+async fn a_machine_that_hangs_holds_up_neither_the_protocol_nor_its_callers() {
+    let network = ChannelNetwork::new();
+    let gate = Arc::new(Semaphore::new(1));
+    let machine = Gated { machine: DurableMachine::default(), gate: Arc::clone(&gate) };
+    let mut options = options(1);
+    options.proposal_timeout = Duration::from_millis(100);
+    options.config.max_apply_bytes = 200;
+    let node = RawRaft::start(options, MemLogStore::new(), network.transport(1), machine).await.unwrap();
+    within(node.bootstrap([(1, "mem:1")])).await.unwrap();
+    within(node.wait_for(|status| status.applied == 2)).await.unwrap();
+
+    let closed = gate.acquire().await.unwrap();
+    let call = |n: u8| {
+        let node = node.clone();
+        tokio::spawn(async move { node.propose(Bytes::from(vec![n])).await })
+    };
+    // More than the applier is given at a time.
+    let calls: Vec<_> = (0..20).map(call).collect();
+    for call in calls {
+        assert_eq!(within(call).await.unwrap(), Err(RaftError::Unknown));
+    }
+    assert_eq!(within(node.read(Bytes::new())).await, Err(RaftError::Unknown));
+    assert_eq!(within(node.query_local(Bytes::new())).await, Err(RaftError::Unknown));
+    let status = within(node.wait_for(|status| status.commit == 22)).await.unwrap();
+    assert!(status.applied < 22, "{status:?}");
+
+    drop(closed);
+    within(node.wait_for(|status| status.applied == 22)).await.unwrap();
+    assert_eq!(within(node.read(Bytes::new())).await, Ok(Bytes::from(vec![20])));
+    assert_eq!(within(node.propose(Bytes::from_static(b"more"))).await, Ok(Bytes::from_static(b"more")));
+}
+
+#[tokio::test]
+async fn a_log_that_contradicts_itself_does_not_start() {
+    let network = ChannelNetwork::new();
+    let store = MemLogStore::new();
+    let entry = Entry { id: EntryId::new(3, 1), payload: Payload::Noop };
+    let outline = Outline { terms: vec![EntryId::new(2, 1)], ..Outline::default() };
+    let hard_state = HardState { term: 3, ..HardState::default() };
+    let write = Write {
+        entries: vec![entry],
+        outline: Some(outline),
+        hard_state: Some(hard_state),
+        ..Write::default()
+    };
+    store.write(&[write]).await.unwrap();
+    let started = Raft::start(options(1), store, network.transport(1), Words::default()).await;
+    assert!(matches!(started, Err(StartError::Inconsistent(_))), "{started:?}");
 }
 
 /// Counts the values of it that live.

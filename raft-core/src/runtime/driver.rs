@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, Sleep};
 
-use super::applier::Job;
+use super::applier::{Job, Reads};
 use super::error::RaftError;
 use super::guard::guarded;
 use super::log_writer::{LogWriter, Submitted};
@@ -100,8 +100,7 @@ impl Drop for Closing {
 }
 
 impl Driver {
-    pub(super) fn new(mut parts: Parts) -> Self {
-        parts.timeout = parts.timeout.min(NEVER / 2);
+    pub(super) fn new(parts: Parts) -> Self {
         let handed_over = parts.engine.applied_index();
         let closing = Closing { mailbox: Arc::clone(&parts.mailbox), jobs: Arc::clone(&parts.jobs) };
         Self {
@@ -371,7 +370,7 @@ impl Driver {
         for read in ready.reads {
             if let Some(Round { queries, expires }) = self.rounds.remove(&read.id) {
                 let expires = self.parts.origin + expires;
-                self.parts.jobs.push(Job::Read { index: read.index, queries, expires });
+                self.parts.jobs.push(Job::Read { index: read.index, reads: Reads { queries, expires } });
             }
         }
         for id in ready.failed_reads {

@@ -61,7 +61,7 @@ pub(crate) struct Inputs {
     pub(crate) messages: Vec<Envelope>,
     message_bytes: usize,
     pub(crate) completions: Vec<Completion>,
-    /// Only look around: the applier has come far.
+    /// Only look around: the applier has come far, or something was counted.
     pub(crate) nudged: bool,
     pub(crate) shutdown: bool,
 }
@@ -175,6 +175,8 @@ impl Mailbox {
         }
         if dropped > 0 {
             self.dropped.fetch_add(dropped, Ordering::Relaxed);
+            // The status is to show it, even where nothing else happens.
+            state.inputs.nudged = true;
         }
         wake(state);
     }
@@ -323,6 +325,11 @@ impl<T> Queue<T> {
             waker.wake();
         }
         true
+    }
+
+    /// Shows what waits.
+    pub(crate) fn visit(&self, look: impl FnMut(&mut T)) {
+        lock(&self.0).items.iter_mut().for_each(look);
     }
 
     /// Takes nothing any more; what waits is still handed out.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::applier::{Applier, Job};
+use super::applier::{Applier, Job, Reads};
 use super::driver::{Driver, Parts};
 use super::error::{RaftError, StartError};
 use super::log_writer::LogWriter;
@@ -28,6 +28,9 @@ use crate::types::{Entry, NodeId, Time};
 /// may take: when the engine is full, most callers still get their turn.
 const BATCH_SHARE: usize = 8;
 
+/// Longer waits are beyond what clocks can add.
+const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// A running group. Ends when this is dropped.
 pub(crate) struct Node {
     mailbox: Arc<Mailbox>,
@@ -38,6 +41,7 @@ pub(crate) struct Node {
     pub(crate) address: String,
     client_address: String,
     max_entry_bytes: usize,
+    timeout: Duration,
     /// How long a leader may take to come forward: several elections.
     patience: Duration,
 }
@@ -56,6 +60,7 @@ impl Node {
         mut machine: Box<dyn StateMachine>,
     ) -> Result<Self, StartError> {
         let origin = Instant::now();
+        let timeout = options.proposal_timeout.min(MAX_TIMEOUT);
         let Recovered { engine, local, applied } =
             recover(&options, &*store, &mut *machine, Time::ZERO).await?;
         let config = &options.config;
@@ -85,7 +90,7 @@ impl Node {
             applier: tokio::spawn(applier.run()),
             status: board,
             origin,
-            timeout: options.proposal_timeout,
+            timeout,
             max_batch_bytes: config.max_uncommitted_bytes / BATCH_SHARE,
             max_open: options.max_open_proposals,
             max_apply_bytes: config.max_apply_bytes,
@@ -100,6 +105,7 @@ impl Node {
             address,
             client_address: options.client_address,
             max_entry_bytes: options.config.max_entry_bytes,
+            timeout,
             patience: options.config.election_timeout * 4,
         })
     }
@@ -121,7 +127,8 @@ impl Node {
 
     pub(crate) async fn query_local(&self, query: Bytes) -> Result<Bytes, RaftError> {
         let (query, answer) = self.query(query)?;
-        if !self.jobs.push(Job::Query(query)) {
+        let reads = Reads { queries: vec![query], expires: Instant::now() + self.timeout };
+        if !self.jobs.push(Job::Read { index: 0, reads }) {
             return Err(self.ended());
         }
         answer.await.unwrap_or_else(|_| Err(self.ended()))

@@ -74,11 +74,13 @@ impl Cluster {
                 folder = Some(here);
             }
         }
-        let members: Vec<(u64, String)> = (1..).zip(nodes.iter().map(|node| node.address().to_owned())).collect();
+        let members: Vec<(u64, String)> =
+            (1..).zip(nodes.iter().map(|node| node.address().to_owned())).collect();
         let first = nodes.first().ok_or("no node")?;
         first.bootstrap(members).await?;
         let leader = first.wait_for(|status| status.leader.is_some()).await?.leader;
-        let leader = nodes.iter().find(|node| Some(node.local().peer.node) == leader).ok_or("no leader")?.clone();
+        let leader =
+            nodes.iter().find(|node| Some(node.local().peer.node) == leader).ok_or("no leader")?.clone();
         Ok(Self { leader, nodes, _folder: folder })
     }
 
@@ -100,7 +102,10 @@ impl Cluster {
             .map(|_| {
                 let (left, command, leader) = (Arc::clone(&left), command.clone(), self.leader.clone());
                 tokio::spawn(async move {
-                    while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
+                    while left
+                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+                        .is_ok()
+                    {
                         let reply = leader.propose(command.clone()).await?;
                         if reply.len() != size_of::<u64>() {
                             return Err(RaftError::Query("the reply is not the machine's".to_owned()));
@@ -158,7 +163,9 @@ impl StateMachine for Sum {
 
     async fn restore(&mut self, source: &mut (dyn Read + Send)) -> Result<(), MachineError> {
         let mut sum = [0; 8];
-        source.read_exact(&mut sum).map_err(|e| MachineError::new(format!("cannot read the snapshot: {e}")))?;
+        source
+            .read_exact(&mut sum)
+            .map_err(|e| MachineError::new(format!("cannot read the snapshot: {e}")))?;
         self.0 = u64::from_le_bytes(sum);
         Ok(())
     }

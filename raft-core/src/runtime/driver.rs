@@ -281,6 +281,7 @@ impl Driver {
                 Ok(first) => return self.pending.push(first, replies, now + self.parts.timeout),
                 Err(ProposeError::NotLeader { leader }) => self.not_leader(leader),
                 Err(ProposeError::TooLarge { bytes, limit }) => RaftError::TooLarge { bytes, limit },
+                Err(ProposeError::Empty) => return,
                 Err(ProposeError::Overloaded) => RaftError::Overloaded,
                 Err(ProposeError::Fatal) => RaftError::Fatal { reason: "the group has stopped".into() },
             }

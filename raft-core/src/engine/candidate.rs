@@ -100,7 +100,7 @@ impl Engine {
     /// candidate's own vote is durable: so no term is ever campaigned twice by one node.
     pub(super) fn emit_vote_requests(&mut self) {
         let durable = self.candidacy_is_durable();
-        let again = self.now + self.config.heartbeat_interval;
+        let again = self.now.saturating_add(self.config.heartbeat_interval);
         let (candidate, pre_vote) = match &mut self.role {
             Role::PreCandidate(asking) => (asking, true),
             Role::Candidate(candidate) if durable => (candidate, false),

@@ -4,7 +4,7 @@ use super::event::{Event, Refusal};
 use super::planted::Planted;
 use super::{Engine, Role};
 use crate::message::{AppendOutcome, AppendRequest, AppendResponse, Message, VoteRequest, VoteResponse};
-use crate::types::{EntryId, Index, Peer, Term, Time};
+use crate::types::{EntryId, Index, Payload, Peer, Term, Time};
 
 /// A follower's own state. It begins anew at each change of term or leader.
 #[derive(Debug, Default)]
@@ -66,7 +66,9 @@ impl Engine {
             Role::Leader(_) => true,
             Role::Follower(follower) => {
                 self.leader.is_some()
-                    && follower.heard_at.is_some_and(|heard| self.now < heard + self.config.election_timeout)
+                    && follower
+                        .heard_at
+                        .is_some_and(|heard| self.now < heard.saturating_add(self.config.election_timeout))
             }
             Role::PreCandidate(_) | Role::Candidate(_) => false,
         }
@@ -102,7 +104,9 @@ impl Engine {
         let deadline = self.election_deadline();
         match &mut self.role {
             Role::Follower(follower) if up_to_date && free => {
-                follower.deadline = deadline;
+                if self.vote.is_none() {
+                    follower.deadline = deadline;
+                }
                 self.vote = Some(from.node);
                 self.owed_vote = Some(from);
             }
@@ -130,7 +134,7 @@ impl Engine {
         }
         let second = match (&self.role, self.leader) {
             (Role::Leader(_), _) => request.term == self.term,
-            (_, Some(leader)) => request.term == self.term && leader.node != from.node,
+            (_, Some(leader)) => request.term == self.term && leader != from,
             (_, None) => false,
         };
         if second {
@@ -234,12 +238,14 @@ impl Engine {
     }
 }
 
-/// Whether the request's entries follow `prev` without gaps, in terms that do not go back nor above the leader's.
+/// Whether the request's entries follow `prev` without gaps, in terms that do not go back nor above the leader's, and hold
+/// configurations that can be lived in.
 fn is_log(request: &AppendRequest) -> bool {
     let mut before = request.prev;
     request.entries.iter().all(|entry| {
         let follows = entry.index() == before.index + 1 && entry.term() >= before.term.max(1);
         before = entry.id;
         follows
+            && !matches!(&entry.payload, Payload::Membership(membership) if membership.validate().is_err())
     }) && before.term <= request.term
 }

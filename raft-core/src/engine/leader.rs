@@ -23,8 +23,6 @@ pub(super) struct Leader {
     pub(super) first_index: Index,
     /// The number that the next append carries; each heartbeat and each read round begins a new one.
     round: u64,
-    /// The rounds of the latest three heartbeats.
-    heartbeats: [u64; 3],
     /// When the next heartbeat is due.
     pub(super) heartbeat_at: Time,
     /// When followers that got no append since are to be told what is committed.
@@ -42,18 +40,18 @@ const NOTICE_DELAY: Duration = Duration::from_millis(3);
 impl Engine {
     pub(super) fn become_leader(&mut self) {
         let last = self.log.last_index();
+        let inherited_bytes = self.log.bytes_in_memory_after(self.commit);
         let progress = self.peers().map(|peer| (peer.node, Progress::new(last, self.now))).collect();
         self.leader = Some(self.local);
         self.role = Role::Leader(Leader {
             progress,
             first_index: last + 1,
             round: 0,
-            heartbeats: [0; 3],
             // The first entry of the term goes out at once and is the first heartbeat.
-            heartbeat_at: self.now + self.config.heartbeat_interval,
+            heartbeat_at: self.now.saturating_add(self.config.heartbeat_interval),
             notice_at: None,
-            uncommitted: VecDeque::new(),
-            uncommitted_bytes: 0,
+            uncommitted: VecDeque::from([(last, inherited_bytes)]),
+            uncommitted_bytes: inherited_bytes,
             reads: Reads::default(),
         });
         self.events.push(Event::Elected { term: self.term });
@@ -99,7 +97,7 @@ impl Engine {
         let settled = self.commit.min(self.durable.index);
         let Role::Leader(leader) = &mut self.role else { return };
         if grew && leader.notice_at.is_none() {
-            leader.notice_at = Some(self.now + NOTICE_DELAY);
+            leader.notice_at = Some(self.now.saturating_add(NOTICE_DELAY));
         }
         while let Some(&(last, bytes)) = leader.uncommitted.front() {
             if last > settled {
@@ -137,7 +135,8 @@ impl Engine {
         match response.outcome {
             AppendOutcome::Accepted { matched, received } => {
                 peer.accept(matched, received, leader.round, !leaks);
-                if peer.lost_append(&leader.heartbeats) && !never_resends {
+                let patience = 2 * self.config.heartbeat_interval;
+                if peer.lost_append(leader.round, self.now, patience) && !never_resends {
                     peer.probe_from(peer.received + 1);
                     self.events.push(Event::Resend { peer: from.node, from: peer.next });
                 }
@@ -169,10 +168,19 @@ impl Engine {
     pub(super) fn emit_heartbeats(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
         let due = self.now >= leader.heartbeat_at;
-        if due && self.config.check_quorum && !self.hears_majority() {
-            self.events.push(Event::QuorumLost { term: self.term });
-            self.become_follower(self.term, None);
-            return;
+        if due && self.config.check_quorum {
+            let event = if !self.hears_majority() {
+                Some(Event::QuorumLost { term: self.term })
+            } else if self.disk_is_stalled() {
+                Some(Event::DiskStalled { term: self.term })
+            } else {
+                None
+            };
+            if let Some(event) = event {
+                self.events.push(event);
+                self.become_follower(self.term, None);
+                return;
+            }
         }
         let Role::Leader(leader) = &self.role else { return };
         // A read must not be served before an entry of the own term is committed.
@@ -186,9 +194,7 @@ impl Engine {
             leader.reads.begin_round(leader.round, self.commit);
         }
         if due {
-            leader.heartbeats.rotate_left(1);
-            leader.heartbeats[2] = leader.round;
-            leader.heartbeat_at = self.now + self.config.heartbeat_interval;
+            leader.heartbeat_at = self.now.saturating_add(self.config.heartbeat_interval);
         }
         let notice = leader.notice_at.is_some_and(|at| self.now >= at);
         if due || notice {
@@ -206,6 +212,14 @@ impl Engine {
             }
         }
         self.send_appends(requests);
+    }
+
+    /// Whether a write has been on its way for so long that another node had better lead: this one could commit, but not apply,
+    /// and its heartbeats would keep the others from taking over. Not where there is no other.
+    fn disk_is_stalled(&self) -> bool {
+        let patience = 2 * self.config.election_timeout;
+        self.peers().any(|peer| self.membership().is_voter(peer.node))
+            && self.durable.waits_since().is_some_and(|since| self.now >= since.saturating_add(patience))
     }
 
     fn hears_majority(&self) -> bool {
@@ -228,7 +242,7 @@ impl Engine {
         let sender = Sender { term: self.term, commit: self.commit, round: leader.round, log: &self.log };
         let mut requests = Vec::new();
         for (&node, peer) in &mut leader.progress {
-            let active = self.now < peer.heard_at + self.config.election_timeout;
+            let active = self.now < peer.heard_at.saturating_add(self.config.election_timeout);
             while let Some(request) = sender.append(peer, active, &self.config) {
                 requests.push((node, request));
             }
@@ -304,13 +318,11 @@ impl Sender<'_> {
             Some(slice) => slice,
             None => self.fetched(peer)?,
         };
+        let last = prev.index + entries.len() as Index;
+        peer.inflights.push(Inflight { last, bytes, round: self.round });
         match &mut peer.flow {
             Flow::Probe { sent } => *sent = true,
-            Flow::Replicate => {
-                let last = prev.index + entries.len() as Index;
-                peer.next = last + 1;
-                peer.inflights.push(Inflight { last, bytes, round: self.round });
-            }
+            Flow::Replicate => peer.next = last + 1,
         }
         Some(self.request(peer, prev, entries))
     }
@@ -333,7 +345,10 @@ impl Sender<'_> {
         }
         let PeerFetch::Here(entries) = std::mem::take(&mut peer.fetch) else { return None };
         let fits = entries.first().is_some_and(|first| first.index() == peer.next)
-            && entries.iter().all(|entry| self.log.term(entry.index()) == Some(entry.term()));
+            && entries
+                .iter()
+                .zip(peer.next..)
+                .all(|(entry, index)| entry.index() == index && self.log.term(index) == Some(entry.term()));
         fits.then(|| {
             let bytes = entries.iter().map(Entry::bytes).sum();
             (entries, bytes)

@@ -60,7 +60,7 @@ pub struct Fetch {
     pub max_bytes: usize,
 }
 
-/// What entries are fetched for; at most one fetch for each purpose is under way.
+/// What entries are fetched for. Within a term at most one fetch for each purpose is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FetchPurpose {
     /// To be applied here.
@@ -107,6 +107,7 @@ impl Engine {
             // Nothing leaves a group whose state is broken.
             ready = Ready::default();
             self.outbox.clear();
+            self.leader = None;
             if let Role::Leader(leader) = std::mem::take(&mut self.role) {
                 self.failed_reads.extend(leader.reads.all());
             }
@@ -148,7 +149,7 @@ impl Engine {
         let hard_state = HardState { term: self.term, vote, commit: self.commit.min(upper) };
         Some(Write {
             group: self.group,
-            number: self.durable.hand_out(upper, self.term, self.vote),
+            number: self.durable.hand_out(upper, self.term, self.vote, self.now),
             truncate_from,
             entries,
             hard_state: Some(hard_state),

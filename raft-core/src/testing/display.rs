@@ -128,6 +128,7 @@ pub fn event(event: &Event) -> String {
         Event::Following { term, leader: Some(leader) } => format!("follows {leader} t{term}"),
         Event::Following { term, leader: None } => format!("follows nobody t{term}"),
         Event::QuorumLost { term } => format!("hears no majority, stops leading t{term}"),
+        Event::DiskStalled { term } => format!("has a stalled disk, stops leading t{term}"),
         Event::Truncated { from, last } => format!("drops {from} to {last}"),
         Event::Resend { peer, from } => format!("sends again to {peer} from {from}"),
         Event::PromiseBroken { peer, matched, last } => {

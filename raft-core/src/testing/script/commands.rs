@@ -22,10 +22,7 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         return Ok(());
     }
     if let Some(rest) = line.strip_prefix("quietly ") {
-        stage.quiet = true;
-        let result = run(rest, stage);
-        stage.quiet = false;
-        return result;
+        return stage.quietly(|stage| run(rest, stage));
     }
     let words: Vec<&str> = line.split_whitespace().collect();
     let Some((&name, words)) = words.split_first() else { return Ok(()) };
@@ -87,10 +84,7 @@ fn cluster(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     config.validate().map_err(|e| e.to_string())?;
     stage.reset();
     stage.cluster = Some(if blank { Cluster::blank(size, &config) } else { Cluster::founded(size, &config) });
-    for node in stage.nodes() {
-        start(node, stage)?;
-    }
-    Ok(())
+    stage.quietly(|stage| stage.nodes().into_iter().try_for_each(|node| start(node, stage)))
 }
 
 fn configure(config: &mut Config, setting: &str, value: &str) -> Result<(), String> {
@@ -144,7 +138,7 @@ fn logs(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     let membership = outline.memberships.into_values().next().unwrap_or_default();
     cluster.crash(place, 0).map_err(|e| e.to_string())?;
     cluster.preload(place, Image::of(state, founded_outline(membership), entries_of_terms(&terms)));
-    start(id, stage)
+    stage.quietly(|stage| start(id, stage))
 }
 
 /// `bootstrap 1` with all nodes as members, `bootstrap 1 1 2` with these.

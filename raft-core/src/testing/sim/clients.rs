@@ -16,8 +16,10 @@ pub(super) type CallId = usize;
 /// What became of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
-    /// No answer yet, or never: it may have happened.
+    /// No answer yet: it may have happened.
     Unknown,
+    /// Its caller waits no more, and will not hear of it: it may have happened, or may yet.
+    GivenUp,
     /// It happened.
     Done,
     /// It never will.
@@ -101,11 +103,18 @@ impl History {
         }
     }
 
+    /// The caller waits no more.
+    pub(super) fn give_up(&mut self, call: CallId) {
+        if let Some(record) = self.records.get_mut(call) {
+            record.outcome = Outcome::GivenUp;
+        }
+    }
+
     /// A write was applied where its caller waits.
     pub(super) fn written(&mut self, call: CallId, id: EntryId, found: Option<u64>) {
         let now = self.moment();
         self.answered = self.answered.max(id.index);
-        let Some(record) = self.records.get_mut(call) else { return };
+        let Some(record) = self.open_record(call) else { return };
         if let Operation::CompareAndSwap { seen, .. } = &mut record.call.operation {
             *seen = found;
         }
@@ -116,10 +125,14 @@ impl History {
     pub(super) fn read(&mut self, call: CallId, value: Option<u64>, index: Index) {
         let now = self.moment();
         self.answered = self.answered.max(index);
-        let Some(record) = self.records.get_mut(call) else { return };
+        let Some(record) = self.open_record(call) else { return };
         record.call.operation = Operation::Get(value);
         record.call.returned = Some(now);
         record.outcome = Outcome::Done;
+    }
+
+    fn open_record(&mut self, call: CallId) -> Option<&mut Record> {
+        self.records.get_mut(call).filter(|record| record.outcome == Outcome::Unknown)
     }
 
     pub(super) fn is_open(&self, call: CallId) -> bool {
@@ -206,6 +219,7 @@ impl World {
             }
             if self.history.is_open(call) {
                 self.trace.count("calls given up");
+                self.history.give_up(call);
             }
             self.clients[client].waits = None;
         }

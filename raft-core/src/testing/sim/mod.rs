@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::invariants::Broken;
+use crate::engine::Planted;
 
 pub use settings::Settings;
 
@@ -36,12 +37,21 @@ pub struct Options {
     pub print: bool,
     /// Keeps this many of the last lines of the trace for [`Failure::trace`].
     pub keep_lines: usize,
+    /// A bug in every engine, to prove that it is caught.
+    pub planted: Option<Planted>,
 }
 
 impl Options {
     /// 20,000 events of a seed, in silence.
     pub const fn new(seed: u64) -> Self {
-        Self { seed, events: 20_000, print: false, keep_lines: 0 }
+        Self { seed, events: 20_000, print: false, keep_lines: 0, planted: None }
+    }
+
+    /// The same with a bug in every engine.
+    #[must_use]
+    pub const fn plant(mut self, bug: Planted) -> Self {
+        self.planted = Some(bug);
+        self
     }
 
     /// The same with another number of events.

@@ -539,6 +539,7 @@ impl World {
             EngineEvent::Elected { .. } => "elections won",
             EngineEvent::Following { .. } => "followings",
             EngineEvent::QuorumLost { .. } => "quorums lost",
+            EngineEvent::DiskStalled { .. } => "leaders with a stalled disk",
             EngineEvent::Truncated { .. } => "truncations",
             EngineEvent::Resend { .. } => "resends",
             EngineEvent::PromiseBroken { .. } => "promises broken",
@@ -575,6 +576,9 @@ impl World {
         self.trace.line(self.event, self.now, node, "starts", "");
         let seed = self.random.next();
         self.cluster.start(node, seed, now)?;
+        if let (Some(bug), Some(engine)) = (self.options.planted, self.cluster.nodes[node].engine_mut()) {
+            engine.plant(bug);
+        }
         self.pump(node)
     }
 

@@ -1,0 +1,253 @@
+//! Owns the state machine: applies what is committed, answers the callers, a batch at a time.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::error::RaftError;
+use super::guard::{guarded, poll_guarded};
+use super::mailbox::{Completion, Mailbox, Query, Queue};
+use super::pending::Waiters;
+use crate::codec::cold;
+use crate::state_machine::{Batch, Command, StateMachine};
+use crate::types::{Entry, EntryId, Index, Payload};
+
+/// What the library notes with each batch in a machine that is durable by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Bookkeeping {
+    version: u16,
+    /// The last entry that the machine has applied.
+    pub(super) applied: EntryId,
+}
+
+impl Bookkeeping {
+    const VERSION: u16 = 1;
+
+    fn encode(applied: EntryId) -> Result<Bytes, String> {
+        let note = Self { version: Self::VERSION, applied };
+        cold::encode(&note).map(Bytes::from).map_err(|e| format!("cannot encode the bookkeeping: {e}"))
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        match bytes.first_chunk().map(|version| u16::from_le_bytes(*version)) {
+            Some(Self::VERSION) => cold::decode(bytes)
+                .map_err(|e| format!("the bookkeeping in the state machine is damaged ({e})")),
+            Some(version) => Err(format!(
+                "the bookkeeping in the state machine has version {version}, this program knows version {}: \
+                 use the newer program",
+                Self::VERSION
+            )),
+            None => Err("the bookkeeping in the state machine is damaged (too short)".to_owned()),
+        }
+    }
+}
+
+/// How often, while the state machine is at work, callers whose time is over are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What the applier is asked for.
+pub(super) enum Job {
+    /// Apply committed entries and answer who waits for them, until `expires` at most.
+    Apply {
+        entries: Vec<Entry>,
+        waiters: Vec<Waiters>,
+        expires: Option<Instant>,
+        /// The driver waits to hear of it.
+        nudge: bool,
+    },
+    /// Answer once `index` is applied; with 0, from the state as it is.
+    Read { index: Index, reads: Reads },
+}
+
+/// Queries to be answered together, until `expires` at most.
+pub(super) struct Reads {
+    pub(super) queries: Vec<Query>,
+    pub(super) expires: Instant,
+}
+
+impl Reads {
+    fn give_up(self) {
+        for query in self.queries {
+            let _gone = query.reply.send(Err(RaftError::Unknown));
+        }
+    }
+}
+
+/// Entries put together from adjacent jobs.
+#[derive(Default)]
+struct Gathered {
+    commands: Vec<Command>,
+    last: EntryId,
+    waiters: Vec<Waiters>,
+    expires: Option<Instant>,
+    nudge: bool,
+}
+
+pub(super) struct Applier {
+    machine: Box<dyn StateMachine>,
+    jobs: Arc<Queue<Job>>,
+    mailbox: Arc<Mailbox>,
+    applied: Index,
+    reads: BTreeMap<Index, Vec<Reads>>,
+}
+
+impl Applier {
+    pub(super) fn new(
+        machine: Box<dyn StateMachine>,
+        jobs: Arc<Queue<Job>>,
+        mailbox: Arc<Mailbox>,
+        applied: Index,
+    ) -> Self {
+        Self { machine, jobs, mailbox, applied, reads: BTreeMap::new() }
+    }
+
+    /// Works until the queue is closed and empty, or the machine fails.
+    pub(super) async fn run(mut self) {
+        let mut jobs = Vec::new();
+        while self.next(&mut jobs).await {
+            if let Err(error) = self.carry_out(&mut jobs).await {
+                self.jobs.clear();
+                let reason = format!("the state machine failed: {error}");
+                self.mailbox.complete(Completion::Fatal(reason.into()));
+                return;
+            }
+        }
+    }
+
+    /// Waits for jobs; meanwhile gives up reads whose time is over.
+    async fn next(&mut self, jobs: &mut Vec<Job>) -> bool {
+        loop {
+            let taken = poll_fn(|cx| self.jobs.poll_take(cx, jobs));
+            let Some(expires) = self.reads.values().flatten().map(|reads| reads.expires).min() else {
+                return taken.await;
+            };
+            if let Ok(open) = tokio::time::timeout_at(expires, taken).await {
+                return open;
+            }
+            give_up_reads(&mut self.reads, Instant::now());
+        }
+    }
+
+    async fn carry_out(&mut self, jobs: &mut Vec<Job>) -> Result<(), String> {
+        let mut gathered = Gathered::default();
+        for job in jobs.drain(..) {
+            match job {
+                Job::Apply { entries, waiters, expires, nudge } => {
+                    gathered.commands.reserve(entries.len());
+                    for entry in entries {
+                        gathered.last = entry.id;
+                        if let Payload::Command(bytes) = entry.payload {
+                            gathered.commands.push(Command { id: entry.id, bytes });
+                        }
+                    }
+                    gathered.waiters.extend(waiters);
+                    gathered.expires = gathered.expires.or(expires);
+                    gathered.nudge |= nudge;
+                }
+                Job::Read { index, reads } => self.reads.entry(index).or_default().push(reads),
+            }
+        }
+        if gathered.last.index > self.applied {
+            self.apply(gathered).await?;
+        }
+        while let Some(waiting) = self.reads.first_entry().filter(|first| *first.key() <= self.applied) {
+            for query in waiting.remove().into_iter().flat_map(|reads| reads.queries) {
+                self.query(query).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn apply(&mut self, gathered: Gathered) -> Result<(), String> {
+        let Gathered { commands, last, waiters, expires, nudge } = gathered;
+        let mut waiters = waiters;
+        let count = commands.len();
+        // Only the indexes that are waited for are kept: on a follower, none.
+        let first_waited = waiters.first().map(|waiting| waiting.first);
+        let indexes: Vec<Index> = match first_waited {
+            Some(_) => commands.iter().map(|command| command.id.index).collect(),
+            None => Vec::new(),
+        };
+        let batch = Batch { commands, bookkeeping: Bookkeeping::encode(last)? };
+        let Self { machine, jobs, reads, .. } = self;
+        let mut apply = pin!(async move { machine.apply(batch).await });
+        // A machine in memory is done at the first poll: no timer for it.
+        let mut polled = poll_fn(|cx| Poll::Ready(poll_guarded(&mut apply, cx))).await;
+        let replies = loop {
+            if let Poll::Ready(replies) = polled {
+                break replies?.map_err(|error| error.to_string())?;
+            }
+            let rest = tokio::time::timeout(SWEEP_INTERVAL, poll_fn(|cx| poll_guarded(&mut apply, cx)));
+            polled = match rest.await {
+                Ok(replies) => Poll::Ready(replies),
+                Err(_) => {
+                    let now = Instant::now();
+                    if expires.is_some_and(|expires| expires <= now) {
+                        give_up_waiters(&mut waiters);
+                    }
+                    give_up_reads(reads, now);
+                    jobs.visit(|job| match job {
+                        Job::Apply { waiters, expires, .. } if expires.is_some_and(|e| e <= now) => {
+                            give_up_waiters(waiters);
+                        }
+                        Job::Read { reads, .. } if reads.expires <= now => {
+                            Reads { queries: std::mem::take(&mut reads.queries), ..*reads }.give_up();
+                        }
+                        _ => {}
+                    });
+                    Poll::Pending
+                }
+            };
+        };
+        if replies.len() != count {
+            return Err(format!("it gave {} replies to {count} commands", replies.len()));
+        }
+        self.applied = last.index;
+        self.mailbox.applied.store(last.index, Ordering::Release);
+        if nudge {
+            self.mailbox.nudge();
+        }
+        let mut answers = indexes.into_iter().zip(replies);
+        for Waiters { first, replies: callers } in waiters {
+            for (index, caller) in (first..).zip(callers) {
+                if let Some((_, reply)) = answers.find(|(at, _)| *at == index) {
+                    let _gone = caller.send(Ok(reply));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn query(&mut self, query: Query) -> Result<(), String> {
+        let Query { bytes, reply, permit } = query;
+        let machine = &mut self.machine;
+        let answer = guarded(async move { machine.query(bytes).await }).await?;
+        drop(permit);
+        let _gone = reply.send(answer.map_err(|error| RaftError::Query(error.to_string())));
+        Ok(())
+    }
+}
+
+/// Tells those whose time is over that the outcome is not known.
+fn give_up_reads(reads: &mut BTreeMap<Index, Vec<Reads>>, now: Instant) {
+    for waiting in reads.values_mut() {
+        for over in waiting.extract_if(.., |reads| reads.expires <= now) {
+            over.give_up();
+        }
+    }
+    reads.retain(|_, waiting| !waiting.is_empty());
+}
+
+fn give_up_waiters(waiters: &mut Vec<Waiters>) {
+    for caller in waiters.drain(..).flat_map(|waiting| waiting.replies) {
+        let _gone = caller.send(Err(RaftError::Unknown));
+    }
+}

@@ -258,7 +258,10 @@ impl Engine {
     }
 
     fn send_appends(&mut self, requests: Vec<(NodeId, AppendRequest)>) {
-        for (node, request) in requests {
+        for (node, mut request) in requests {
+            if self.has(Planted::CommitBeyondMatch) {
+                request.commit = self.commit;
+            }
             if let Some(peer) = self.peer(node) {
                 self.send(peer, Message::AppendRequest(request));
             }

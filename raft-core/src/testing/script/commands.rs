@@ -79,7 +79,7 @@ fn cluster(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
         }
     }
     config.validate().map_err(|e| e.to_string())?;
-    *stage = Stage::default();
+    *stage = Stage::new(stage.planted);
     stage.cluster = Some(if blank { Cluster::blank(size, &config) } else { Cluster::founded(size, &config) });
     stage.quietly(|stage| stage.nodes().into_iter().try_for_each(|node| start(node, stage)))
 }
@@ -324,7 +324,13 @@ fn crash(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
 fn start(id: NodeId, stage: &mut Stage) -> Result<(), String> {
     let place = stage.place(id)?;
     let now = stage.clock(id);
-    if let Err(broken) = stage.cluster()?.start(place, 0, now) {
+    let planted = stage.planted;
+    let cluster = stage.cluster()?;
+    let started = cluster.start(place, 0, now);
+    if let (Some(bug), Some(engine)) = (planted, cluster.nodes[place].engine_mut()) {
+        engine.plant(bug);
+    }
+    if let Err(broken) = started {
         stage.report(&broken);
     }
     stage.pump(id).map(drop)

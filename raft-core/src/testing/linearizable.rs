@@ -7,7 +7,7 @@
 //! at once, without alternatives; a call whose outcome is unknown is taken only right before one that could see it.
 
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::BuildHasherDefault;
 
 /// What a call did to one key, and what it saw.
@@ -182,7 +182,37 @@ impl Search {
                 (None, operation) => search.open.push((operation, call.called)),
             }
         }
+        search.forget_unseen();
         search
+    }
+
+    /// Drops the open writes that nobody saw, neither directly nor through another open write that somebody saw: a history
+    /// that is in order with them is in order without them.
+    fn forget_unseen(&mut self) {
+        let mut seen: BTreeSet<u64> = BTreeSet::new();
+        for call in &self.known {
+            match call.operation {
+                Operation::Put(_) => {}
+                Operation::Get(value) | Operation::CompareAndSwap { seen: value, .. } => seen.extend(value),
+            }
+        }
+        loop {
+            let before = seen.len();
+            for (operation, _) in &self.open {
+                if let Operation::CompareAndSwap { expected: Some(expected), new, .. } = operation
+                    && seen.contains(new)
+                {
+                    seen.insert(*expected);
+                }
+            }
+            if seen.len() == before {
+                break;
+            }
+        }
+        self.open.retain(|(operation, _)| match operation {
+            Operation::Put(new) | Operation::CompareAndSwap { new, .. } => seen.contains(new),
+            Operation::Get(_) => false,
+        });
     }
 
     fn run(&self) -> Verdict {

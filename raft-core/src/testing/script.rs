@@ -11,6 +11,8 @@ mod stage;
 
 use std::path::{Path, PathBuf};
 
+use crate::engine::Planted;
+
 /// The environment variable that rewrites the expected output to what comes out.
 pub const REWRITE_VARIABLE: &str = "RAFT_REWRITE_SCRIPTS";
 
@@ -45,7 +47,30 @@ pub fn run_directory(directory: &Path) -> Result<usize, String> {
 /// # Errors
 /// Where the text is no script. A broken invariant is not an error but shows in the output, where it ends the script.
 pub fn run(text: &str) -> Result<String, String> {
-    let mut stage = stage::Stage::default();
+    play(text, None)
+}
+
+/// The files of a directory and its subdirectories whose scripts end otherwise with a bug in every engine: those that
+/// would catch it.
+///
+/// # Errors
+/// Where a file cannot be read.
+pub fn catching(directory: &Path, bug: Planted) -> Result<Vec<PathBuf>, String> {
+    let mut files = Vec::new();
+    find(directory, &mut files).map_err(|e| format!("{}: {e}", directory.display()))?;
+    files.sort();
+    let mut catching = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+        if play(&text, Some(bug)).as_ref() != Ok(&text) {
+            catching.push(file);
+        }
+    }
+    Ok(catching)
+}
+
+fn play(text: &str, planted: Option<Planted>) -> Result<String, String> {
+    let mut stage = stage::Stage::new(planted);
     let mut result = String::new();
     for part in parse::parts(text)? {
         match part {

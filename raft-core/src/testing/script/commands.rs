@@ -331,7 +331,13 @@ fn crash(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
 fn start(id: NodeId, stage: &mut Stage) -> Result<(), String> {
     let place = stage.place(id)?;
     let now = stage.clock(id);
-    if let Err(broken) = stage.cluster()?.start(place, 0, now) {
+    let planted = stage.planted;
+    let cluster = stage.cluster()?;
+    let started = cluster.start(place, 0, now);
+    if let (Some(bug), Some(engine)) = (planted, cluster.nodes[place].engine_mut()) {
+        engine.plant(bug);
+    }
+    if let Err(broken) = started {
         stage.report(&broken);
     }
     stage.pump(id).map(drop)

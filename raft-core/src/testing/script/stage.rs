@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::Config;
-use crate::engine::Ready;
+use crate::engine::{Planted, Ready};
 use crate::message::{AppendOutcome, Envelope, Message};
 use crate::testing::cluster::Cluster;
 use crate::testing::display;
@@ -44,6 +44,8 @@ pub(super) struct Stage {
     pub(super) kept: BTreeMap<String, Envelope>,
     pub(super) clocks: BTreeMap<NodeId, Time>,
     pub(super) traffic: BTreeMap<Link, Traffic>,
+    /// A bug in every engine.
+    pub(super) planted: Option<Planted>,
     /// Whether nothing is printed, as while a script sets its stage.
     quiet: bool,
     output: Vec<String>,
@@ -51,9 +53,14 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// A bare stage; what was printed stays.
+    /// A stage with nothing on it.
+    pub(super) fn new(planted: Option<Planted>) -> Self {
+        Self { planted, ..Self::default() }
+    }
+
+    /// Clears the stage; what was printed stays.
     pub(super) fn reset(&mut self) {
-        *self = Self { quiet: self.quiet, output: self.take_output(), ..Self::default() };
+        *self = Self { quiet: self.quiet, output: self.take_output(), ..Self::new(self.planted) };
     }
 
     pub(super) fn take_output(&mut self) -> Vec<String> {

@@ -26,7 +26,10 @@ impl World {
         self.trace.line(self.event, self.now, usize::MAX, "calm", "");
         // What the slowest messages and disks of before may still hold up.
         let slowest = 4 * self.settings.disk_max + 20 * self.settings.delay_max + self.settings.apply_max;
-        let patience = PATIENCE_TIMEOUTS * (self.election_timeout() + slowest) + 2_000_000;
+        // With the smallest limits, every entry takes a way there and back, a write and a turn of the applier for itself.
+        let each = 3 * (self.settings.disk_max + self.settings.delay_max) + self.settings.apply_max;
+        let entries = self.cluster.nodes.iter().map(|node| node.disk.ahead().last_index()).max().unwrap_or(0);
+        let patience = PATIENCE_TIMEOUTS * (self.election_timeout() + slowest) + entries * each + 2_000_000;
         let recovered = self.until(patience, Self::is_recovered)?;
         if !recovered {
             return Err(self.stuck("a calm cluster finds one leader and equal logs"));

@@ -27,6 +27,7 @@ use crate::demo;
 
 pub(crate) use certs::write_new;
 pub(crate) use failure::Failure;
+pub(crate) use serve::DETACH;
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused or not found, 2 wrong usage, 3 outcome unknown \
                           (it may have happened).";

@@ -45,6 +45,15 @@ impl Membership {
         Self { voters: nodes.keys().copied().collect(), nodes, ..Self::default() }
     }
 
+    pub(crate) const fn nobody() -> Self {
+        Self {
+            voters: BTreeSet::new(),
+            outgoing: BTreeSet::new(),
+            learners: BTreeSet::new(),
+            nodes: BTreeMap::new(),
+        }
+    }
+
     /// Whether the node's vote counts.
     pub fn is_voter(&self, node: NodeId) -> bool {
         self.voters.contains(&node) || self.outgoing.contains(&node)

@@ -94,6 +94,8 @@ pub enum Refusal {
     BadEntries,
     /// It promises more than the log holds.
     BeyondLog,
+    /// Its term or index is beyond any real one.
+    OutOfRange,
 }
 
 impl fmt::Display for Refusal {
@@ -107,6 +109,7 @@ impl fmt::Display for Refusal {
             Self::TruncatesCommitted => "it would drop committed entries",
             Self::BadEntries => "its entries are not a log",
             Self::BeyondLog => "it promises more than the log holds",
+            Self::OutOfRange => "its term or index is beyond any real one",
         })
     }
 }

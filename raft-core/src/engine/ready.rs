@@ -4,9 +4,10 @@ use std::ops::RangeInclusive;
 
 use super::event::Event;
 use super::invariants::Violation;
-use crate::log_store::Write;
+use super::{ApplyFetch, Engine, Role};
 use crate::message::Envelope;
-use crate::types::{Entry, Index, NodeId};
+use crate::types::{Entry, HardState, Index, NodeId, Time};
+use crate::write::Write;
 
 /// What is to be done now. It owns its data; each part stands alone, and none needs a call back but the completions
 /// named at it. Nothing in it is handed out twice.
@@ -78,4 +79,147 @@ pub struct ReadReady {
     pub id: ReadId,
     /// The read is linearizable on any state that has applied at least this index.
     pub index: Index,
+}
+
+impl Engine {
+    /// What is to be done now, computed from the state and what was handed out before: a hundred proposals between two calls
+    /// become one write and one append a peer.
+    pub fn ready(&mut self, now: Time) -> Ready {
+        self.set_now(now);
+        let mut ready = Ready::default();
+        if self.fatal.is_none() {
+            self.count_votes();
+            self.commit_by_majority();
+            self.emit_identity_requests();
+            self.emit_vote();
+            self.emit_append_response();
+            self.emit_vote_requests();
+            self.emit_heartbeats();
+            self.emit_appends(&mut ready);
+            self.confirm_reads(&mut ready);
+            ready.write = self.emit_write();
+            self.emit_apply(&mut ready);
+            self.evict();
+            self.check();
+        }
+        if self.fatal.is_some() {
+            // Nothing leaves a group whose state is broken.
+            ready = Ready::default();
+            self.outbox.clear();
+            if let Role::Leader(leader) = std::mem::take(&mut self.role) {
+                self.failed_reads.extend(leader.reads.all());
+            }
+            if !self.fatal_told {
+                self.fatal_told = true;
+                ready.fatal.clone_from(&self.fatal);
+            }
+        }
+        ready.messages = std::mem::take(&mut self.outbox);
+        ready.failed_reads = std::mem::take(&mut self.failed_reads);
+        ready.events = std::mem::take(&mut self.events);
+        ready
+    }
+
+    fn emit_write(&mut self) -> Option<Write> {
+        if !self.durable.may_write() {
+            return None;
+        }
+        let last = self.log.last_index();
+        let handed = self.durable.handed;
+        let entries = if handed < last {
+            match self.log.slice(handed + 1, last, self.config.max_write_bytes) {
+                Some((entries, _)) => entries,
+                None => {
+                    self.violate("what is not written is in memory", format!("entry {}", handed + 1));
+                    return None;
+                }
+            }
+        } else {
+            Vec::new()
+        };
+        if entries.is_empty() && self.durable.handed_vote == (self.term, self.vote) {
+            return None;
+        }
+        let upper = handed + entries.len() as Index;
+        let truncate_from = self.durable.truncate_from;
+        // The commit index rides along; alone it is no reason to write.
+        let hard_state = HardState { term: self.term, vote: self.vote, commit: self.commit.min(upper) };
+        Some(Write {
+            group: self.group,
+            number: self.durable.hand_out(upper, self.term, self.vote),
+            truncate_from,
+            entries,
+            hard_state: Some(hard_state),
+            outline: self.log.take_outline(upper),
+            ..Write::default()
+        })
+    }
+
+    fn emit_apply(&mut self, ready: &mut Ready) {
+        let limit = self.commit.min(self.durable.index);
+        while self.applying < limit {
+            let room = self.config.max_apply_bytes.saturating_sub(self.apply_backlog_bytes);
+            if room == 0 {
+                return;
+            }
+            let next = self.applying + 1;
+            let (entries, bytes) = match self.log.slice(next, limit, room) {
+                Some(slice) => slice,
+                None => match self.fetched_to_apply(next, limit, room, ready) {
+                    Some(fetched) => fetched,
+                    None => return,
+                },
+            };
+            self.applying += entries.len() as Index;
+            self.apply_backlog.push_back((self.applying, bytes));
+            self.apply_backlog_bytes += bytes;
+            ready.apply.extend(entries);
+        }
+    }
+
+    /// Entries that were read back to be applied; asks for them where they are not here.
+    fn fetched_to_apply(
+        &mut self,
+        next: Index,
+        limit: Index,
+        max_bytes: usize,
+        ready: &mut Ready,
+    ) -> Option<(Vec<Entry>, usize)> {
+        match std::mem::take(&mut self.apply_fetch) {
+            ApplyFetch::Asked => {
+                self.apply_fetch = ApplyFetch::Asked;
+                None
+            }
+            ApplyFetch::Here(mut entries) if entries.first().is_some_and(|first| first.index() == next) => {
+                entries.truncate(usize::try_from(limit + 1 - next).unwrap_or(usize::MAX));
+                // What is durable and committed is there, whole and in order.
+                let contiguous = entries.iter().zip(next..).all(|(entry, index)| {
+                    entry.index() == index && self.log.term(index) == Some(entry.term())
+                });
+                if !contiguous {
+                    self.violate("the log store gives back what was written", format!("entries from {next}"));
+                    return None;
+                }
+                let bytes = entries.iter().map(Entry::bytes).sum();
+                Some((entries, bytes))
+            }
+            ApplyFetch::Here(entries) if entries.is_empty() => {
+                self.violate("the log store gives back what was written", format!("no entry at {next}"));
+                None
+            }
+            ApplyFetch::Here(_) | ApplyFetch::Idle => {
+                self.apply_fetch = ApplyFetch::Asked;
+                let range = next..=limit.min(self.log.first_in_memory() - 1);
+                ready.fetches.push(Fetch { purpose: FetchPurpose::Apply, range, max_bytes });
+                None
+            }
+        }
+    }
+
+    /// Keeps memory bounded: what is durable can be read back. What waits to be applied is let go last.
+    fn evict(&mut self) {
+        let max = self.config.max_tail_bytes;
+        self.log.evict(self.durable.index.min(self.applying), max);
+        self.log.evict(self.durable.index, max.saturating_mul(2));
+    }
 }

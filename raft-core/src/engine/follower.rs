@@ -1,0 +1,234 @@
+//! Following: taking the leader's entries, and voting.
+
+use super::event::{Event, Refusal};
+use super::{Engine, Role};
+use crate::message::{AppendOutcome, AppendRequest, AppendResponse, Message, VoteRequest, VoteResponse};
+use crate::types::{EntryId, Index, Peer, Term, Time};
+
+/// A follower's own state. It begins anew at each change of term or leader.
+#[derive(Debug, Default)]
+pub(super) struct Follower {
+    /// Campaign at this time if nothing is heard.
+    pub(super) deadline: Time,
+    /// When the leader was last heard.
+    pub(super) heard_at: Option<Time>,
+    /// The log is known to equal the current leader's up to here: not the last index, which may belong to an earlier
+    /// leader. Falls back to the commit index with each new term (committed entries are in every later leader's log).
+    pub(super) verified: Index,
+    /// The highest match promised to the leader.
+    acked: Index,
+    /// The highest round seen, and answered.
+    round: u64,
+    round_told: u64,
+    /// The leader waits for an answer, whether or not the match grew.
+    owed: bool,
+    /// The refusal to be sent.
+    conflict: Option<AppendOutcome>,
+}
+
+impl Engine {
+    /// Follows `leader` in `term`, or waits for a leader.
+    pub(super) fn become_follower(&mut self, term: Term, leader: Option<Peer>) {
+        if let Role::Leader(led) = std::mem::take(&mut self.role) {
+            self.failed_reads.extend(led.reads.all());
+        }
+        if term > self.term {
+            self.term = term;
+            self.vote = None;
+            self.owed_vote = None;
+        }
+        self.leader = leader;
+        self.role = Role::Follower(Follower {
+            deadline: self.election_deadline(),
+            heard_at: None,
+            verified: self.commit,
+            acked: 0,
+            round: 0,
+            round_told: 0,
+            owed: false,
+            conflict: None,
+        });
+        self.events.push(Event::Following { term: self.term, leader: leader.map(|peer| peer.node) });
+    }
+
+    /// Whether a vote against the current leader is to be withheld, because it was heard within an election timeout
+    /// (thesis, 4.2.3).
+    fn protects_leader(&self) -> bool {
+        if !self.config.check_quorum {
+            return false;
+        }
+        match &self.role {
+            Role::Leader(_) => true,
+            Role::Follower(follower) => {
+                self.leader.is_some()
+                    && follower.heard_at.is_some_and(|heard| self.now < heard + self.config.election_timeout)
+            }
+            Role::PreCandidate(_) | Role::Candidate(_) => false,
+        }
+    }
+
+    pub(super) fn on_vote_request(&mut self, from: Peer, request: VoteRequest) {
+        let refusal =
+            |term| Message::VoteResponse(VoteResponse { term, granted: false, pre_vote: request.pre_vote });
+        if request.term < self.term || (self.protects_leader() && !request.transfer) {
+            self.send(from, refusal(self.term));
+            return;
+        }
+        // Paper, 5.4.1: the later last term, or the same and the longer log, is more up to date.
+        let up_to_date = request.last >= self.log.last();
+        let free = request.term > self.term
+            || self.vote == Some(from.node)
+            || (self.vote.is_none() && self.leader.is_none());
+        if request.pre_vote {
+            if up_to_date && free {
+                let granted = VoteResponse { term: request.term, granted: true, pre_vote: true };
+                self.send(from, Message::VoteResponse(granted));
+            } else {
+                self.send(from, refusal(self.term));
+            }
+            return;
+        }
+        if request.term > self.term {
+            self.become_follower(request.term, None);
+        }
+        if up_to_date && free && matches!(self.role, Role::PreCandidate(_)) {
+            self.become_follower(self.term, None);
+        }
+        let deadline = self.election_deadline();
+        match &mut self.role {
+            Role::Follower(follower) if up_to_date && free => {
+                follower.deadline = deadline;
+                self.vote = Some(from.node);
+                self.owed_vote = Some(from);
+            }
+            _ => self.send(from, refusal(self.term)),
+        }
+    }
+
+    /// The vote that is granted and durable, and not told yet.
+    pub(super) fn emit_vote(&mut self) {
+        let Some(candidate) = self.owed_vote else { return };
+        if self.durable.term == self.term && self.durable.vote == Some(candidate.node) {
+            self.owed_vote = None;
+            let granted = VoteResponse { term: self.term, granted: true, pre_vote: false };
+            self.send(candidate, Message::VoteResponse(granted));
+        }
+    }
+
+    pub(super) fn on_append_request(&mut self, from: Peer, request: AppendRequest) {
+        if request.term < self.term {
+            let stale =
+                AppendResponse { term: self.term, round: request.round, outcome: AppendOutcome::Stale };
+            self.send(from, Message::AppendResponse(stale));
+            return;
+        }
+        let second = match (&self.role, self.leader) {
+            (Role::Leader(_), _) => request.term == self.term,
+            (_, Some(leader)) => request.term == self.term && leader.node != from.node,
+            (_, None) => false,
+        };
+        if second {
+            self.refuse(from, Refusal::SecondLeader);
+            return;
+        }
+        if !is_log(&request) {
+            self.refuse(from, Refusal::BadEntries);
+            return;
+        }
+        if request.term > self.term || self.leader.is_none() || !matches!(self.role, Role::Follower(_)) {
+            self.become_follower(request.term, Some(from));
+        }
+        self.leader = Some(from);
+        let Role::Follower(follower) = &mut self.role else { return };
+        follower.heard_at = Some(self.now);
+        follower.round = follower.round.max(request.round);
+        self.take_entries(from, request);
+        // Only now: the entries may have given or taken this node its vote.
+        let deadline = self.election_deadline();
+        if let Role::Follower(follower) = &mut self.role {
+            follower.deadline = deadline;
+        }
+    }
+
+    /// Brings the log to the leader's as far as the request goes (paper, figure 2, AppendEntries 2 to 5).
+    fn take_entries(&mut self, from: Peer, request: AppendRequest) {
+        let AppendRequest { prev, entries, commit, .. } = request;
+        let last_new = prev.index + entries.len() as Index;
+        let heartbeat = entries.is_empty();
+        let Role::Follower(follower) = &mut self.role else { return };
+        // What is committed is in the leader's log too: only what lies beyond needs comparing.
+        if prev.index >= self.commit && self.log.term(prev.index) != Some(prev.term) {
+            let last = self.log.last_index();
+            let hint = self.log.last_not_above(prev.index, prev.term);
+            follower.conflict = Some(AppendOutcome::Conflict { prev: prev.index, hint, last });
+            return;
+        }
+        let parting = entries.iter().position(|entry| {
+            entry.index() >= self.log.base().index && self.log.term(entry.index()) != Some(entry.term())
+        });
+        if let Some(parting) = parting {
+            let from_index = entries[parting].index();
+            if from_index <= self.commit {
+                self.refuse(from, Refusal::TruncatesCommitted);
+                return;
+            }
+            if from_index <= self.log.last_index() {
+                self.truncate(from_index);
+            }
+            for entry in entries.into_iter().skip(parting) {
+                self.log.append(entry);
+            }
+            self.overtake_founding();
+        }
+        let durable = self.durable.index;
+        let Role::Follower(follower) = &mut self.role else { return };
+        follower.verified = follower.verified.max(last_new);
+        // A heartbeat or a read round wants its answer at once. So do entries that arrived before and are on disk: the leader
+        // may have lost the answer. New entries are answered when they are.
+        follower.owed |= heartbeat || follower.round > follower.round_told || last_new <= durable;
+        self.commit = self.commit.max(commit.min(last_new));
+    }
+
+    /// Drops entries from `from` on: only followers do, and only at the first entry that differs.
+    fn truncate(&mut self, from: Index) {
+        let term = self.log.term(from).unwrap_or(0);
+        let last = self.log.last_index();
+        self.events.push(Event::Truncated { from: EntryId::new(term, from), last });
+        self.log.truncate(from);
+        self.durable.truncate(from);
+        let Role::Follower(follower) = &mut self.role else { return };
+        follower.verified = follower.verified.min(from - 1);
+    }
+
+    /// The answer to the leader, if it is owed one or the promise grew.
+    pub(super) fn emit_append_response(&mut self) {
+        let Some(leader) = self.leader else { return };
+        let Role::Follower(follower) = &mut self.role else { return };
+        let conflict = follower.conflict.take();
+        // A promise counts only in a term that this node cannot forget.
+        let matched =
+            if self.durable.term == self.term { self.durable.index.min(follower.verified) } else { 0 };
+        let accepted = (follower.owed || matched > follower.acked).then(|| {
+            follower.owed = false;
+            follower.acked = follower.acked.max(matched);
+            AppendOutcome::Accepted { matched, received: follower.verified }
+        });
+        let (term, round) = (self.term, follower.round);
+        for outcome in conflict.into_iter().chain(accepted) {
+            if let Role::Follower(follower) = &mut self.role {
+                follower.round_told = round;
+            }
+            self.send(leader, Message::AppendResponse(AppendResponse { term, round, outcome }));
+        }
+    }
+}
+
+/// Whether the request's entries follow `prev` without gaps, in terms that do not go back nor above the leader's.
+fn is_log(request: &AppendRequest) -> bool {
+    let mut before = request.prev;
+    request.entries.iter().all(|entry| {
+        let follows = entry.index() == before.index + 1 && entry.term() >= before.term.max(1);
+        before = entry.id;
+        follows
+    }) && before.term <= request.term
+}

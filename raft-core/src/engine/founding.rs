@@ -1,0 +1,125 @@
+//! Founding a cluster: one node is told the members, asks each who it is, and wins the first election. Its first entry is the
+//! configuration, so the rest is the ordinary protocol; doing it twice, or on several nodes at once with the same members,
+//! is no more than a contested election.
+
+use std::collections::BTreeMap;
+
+use super::event::{Event, FoundingEnd};
+use super::{BootstrapError, Engine};
+use crate::membership::{Membership, NodeInfo};
+use crate::message::Message;
+use crate::types::{Incarnation, Index, NodeId, Peer, Time};
+
+/// A cluster in the making.
+#[derive(Debug)]
+pub(super) struct Founding {
+    /// The members as they were given, with the incarnations known by now.
+    members: BTreeMap<NodeId, NodeInfo>,
+    /// Ask those whose incarnation is not known at this time; `None` once all are.
+    ask_at: Option<Time>,
+    /// The configuration to found, in force on this node alone once everybody is known.
+    pub(super) membership: Membership,
+}
+
+impl Engine {
+    /// Founds a cluster of `members`, this node among them, all of which vote. Incarnations that are not known are asked
+    /// for, so all members must be up; then this node campaigns. To be called on one node; calling it again, or on
+    /// several with the same members, does no harm.
+    ///
+    /// # Errors
+    /// Where this node already has a log, or the members make no configuration.
+    pub fn bootstrap(
+        &mut self,
+        members: BTreeMap<NodeId, NodeInfo>,
+        now: Time,
+    ) -> Result<(), BootstrapError> {
+        self.set_now(now);
+        if self.fatal.is_some() {
+            return Err(BootstrapError::Fatal);
+        }
+        if self.log.last_index() > 0 || self.log.membership().is_some() {
+            return Err(BootstrapError::NotBlank);
+        }
+        if self.founding.is_some() {
+            return Ok(());
+        }
+        Membership::of_voters(members.clone()).validate().map_err(BootstrapError::Invalid)?;
+        let mut members = members;
+        match members.get_mut(&self.local.node) {
+            Some(own) => own.incarnation = self.local.incarnation,
+            None => return Err(BootstrapError::NotMember),
+        }
+        self.founding = Some(Founding { members, ask_at: Some(self.now), membership: Membership::default() });
+        self.events.push(Event::Founding);
+        self.found_if_all_known();
+        self.check();
+        Ok(())
+    }
+
+    pub(super) fn founding_deadline(&self) -> Time {
+        self.founding.as_ref().and_then(|founding| founding.ask_at).unwrap_or(Time::MAX)
+    }
+
+    pub(super) fn emit_identity_requests(&mut self) {
+        let again = self.now + self.config.heartbeat_interval;
+        let Some(founding) = &mut self.founding else { return };
+        if founding.ask_at.is_none_or(|at| self.now < at) {
+            return;
+        }
+        founding.ask_at = Some(again);
+        let unknown: Vec<Peer> = founding
+            .members
+            .iter()
+            .filter(|(_, info)| info.incarnation == Incarnation::UNKNOWN)
+            .map(|(&node, _)| Peer { node, incarnation: Incarnation::UNKNOWN })
+            .collect();
+        for peer in unknown {
+            self.send(peer, Message::IdentityRequest);
+        }
+    }
+
+    pub(super) fn on_identity_response(&mut self, from: Peer, founded: bool) {
+        let Some(founding) = &mut self.founding else { return };
+        let Some(info) = founding.members.get_mut(&from.node) else { return };
+        if founded {
+            self.end_founding(FoundingEnd::AlreadyFounded { by: from.node });
+            return;
+        }
+        if info.incarnation == Incarnation::UNKNOWN {
+            info.incarnation = from.incarnation;
+            self.found_if_all_known();
+        }
+    }
+
+    fn found_if_all_known(&mut self) {
+        let Some(founding) = &mut self.founding else { return };
+        if founding.members.values().all(|info| info.incarnation != Incarnation::UNKNOWN) {
+            founding.ask_at = None;
+            founding.membership = Membership::of_voters(founding.members.clone());
+            if self.leader.is_none() {
+                self.campaign();
+            }
+        }
+    }
+
+    /// Entries of another leader came first.
+    pub(super) fn overtake_founding(&mut self) {
+        if self.founding.is_some() {
+            self.end_founding(FoundingEnd::Overtaken);
+        }
+    }
+
+    fn end_founding(&mut self, reason: FoundingEnd) {
+        self.founding = None;
+        self.events.push(Event::FoundingEnded { reason });
+    }
+
+    /// The configuration to begin the log with, if this leader founds the cluster.
+    pub(super) fn take_founding(&mut self) -> Option<Membership> {
+        const FIRST: Index = 0;
+        if self.log.last_index() != FIRST {
+            return None;
+        }
+        self.founding.take().map(|founding| founding.membership)
+    }
+}

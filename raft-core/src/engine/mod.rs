@@ -1,0 +1,548 @@
+//! The whole protocol as a plain value: no clock, no I/O, no lock, no randomness of its own.
+//!
+//! *Inputs*: [`step`](Engine::step) a message, [`propose`](Engine::propose), [`read`](Engine::read),
+//! [`bootstrap`](Engine::bootstrap). *Completions*: [`written`](Engine::written), [`applied`](Engine::applied),
+//! [`fetched`](Engine::fetched). *Time*: [`deadline`](Engine::deadline) says when [`tick`](Engine::tick) is due.
+//! *Output*: [`ready`](Engine::ready), after any of these.
+
+mod candidate;
+mod durable;
+pub mod event;
+mod follower;
+mod founding;
+mod invariants;
+mod leader;
+mod reads;
+pub mod ready;
+pub mod status;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+pub use self::event::{Event, FoundingEnd, Refusal};
+pub use self::invariants::Violation;
+pub use self::ready::{Fetch, FetchPurpose, ReadId, ReadReady, Ready};
+pub use self::status::{PeerStatus, RoleName, Status};
+
+use self::candidate::Candidate;
+use self::durable::Durable;
+use self::follower::Follower;
+use self::founding::Founding;
+use self::invariants::Summary;
+use self::leader::Leader;
+use crate::config::{Config, ConfigError};
+use crate::log::Log;
+use crate::membership::{Membership, MembershipError};
+use crate::message::{Envelope, Message};
+use crate::progress::{Flow, PeerFetch};
+use crate::random::Random;
+use crate::types::{Entry, EntryId, GroupId, Incarnation, Index, NodeId, Payload, Peer, Term, Time};
+use crate::write::LogState;
+
+/// What an engine begins with.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// The settings.
+    pub config: Config,
+    /// The group.
+    pub group: GroupId,
+    /// This node and its data folder.
+    pub local: Peer,
+    /// Where random timeouts come from; different on each node and at each start.
+    pub seed: u64,
+    /// What the log store holds.
+    pub state: LogState,
+    /// What the state machine holds already; 0 for one that is rebuilt.
+    pub applied: Index,
+    /// The time.
+    pub now: Time,
+}
+
+/// One member of one Raft group.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    group: GroupId,
+    local: Peer,
+    random: Random,
+    now: Time,
+
+    term: Term,
+    /// Who got the vote in `term`. A promise only once it is durable.
+    vote: Option<NodeId>,
+    role: Role,
+    /// Whom answers go to; this node itself where it leads.
+    leader: Option<Peer>,
+    /// A vote granted and not told yet, because it is not durable.
+    owed_vote: Option<Peer>,
+    founding: Option<Founding>,
+
+    log: Log,
+    durable: Durable,
+    /// `applied <= applying <= min(commit, durable.index)`.
+    commit: Index,
+    applying: Index,
+    applied: Index,
+    /// Handed out to be applied and not applied: last index and bytes of each batch.
+    apply_backlog: VecDeque<(Index, usize)>,
+    apply_backlog_bytes: usize,
+    apply_fetch: ApplyFetch,
+
+    next_read: u64,
+    failed_reads: Vec<ReadId>,
+    outbox: Vec<Envelope>,
+    events: Vec<Event>,
+    fatal: Option<Violation>,
+    fatal_told: bool,
+    before: Summary,
+}
+
+#[derive(Debug)]
+enum Role {
+    Follower(Follower),
+    PreCandidate(Candidate),
+    Candidate(Candidate),
+    Leader(Leader),
+}
+
+#[derive(Debug, Default)]
+enum ApplyFetch {
+    #[default]
+    Idle,
+    Asked,
+    Here(Vec<Entry>),
+}
+
+/// No term or index comes near: a peer that names one above it is not to be believed.
+const NUMBER_LIMIT: u64 = 1 << 62;
+
+static NOBODY: Membership = Membership::nobody();
+
+impl Engine {
+    /// An engine that goes on from `options.state`.
+    ///
+    /// # Errors
+    /// Where the settings make no sense, or the state contradicts itself.
+    pub fn new(options: EngineOptions) -> Result<Self, EngineError> {
+        let EngineOptions { config, group, local, seed, state, applied, now } = options;
+        config.validate()?;
+        invariants::check_restored(&state, applied)?;
+        let LogState { hard_state, outline, last, .. } = state;
+        let commit = hard_state.commit.max(applied).max(outline.base.index);
+        let mut engine = Self {
+            random: Random::new(seed),
+            now,
+            term: hard_state.term,
+            vote: hard_state.vote,
+            role: Role::default(),
+            leader: None,
+            owed_vote: None,
+            founding: None,
+            durable: Durable::new(hard_state, last),
+            log: Log::new(outline, last),
+            commit,
+            applying: applied,
+            applied,
+            apply_backlog: VecDeque::new(),
+            apply_backlog_bytes: 0,
+            apply_fetch: ApplyFetch::Idle,
+            next_read: 0,
+            failed_reads: Vec::new(),
+            outbox: Vec::new(),
+            events: Vec::new(),
+            fatal: None,
+            fatal_told: false,
+            before: Summary::default(),
+            config,
+            group,
+            local,
+        };
+        engine.become_follower(engine.term, None);
+        let alone =
+            engine.membership().voters.iter().eq([&local.node]) && engine.membership().outgoing.is_empty();
+        if let (true, Role::Follower(follower)) = (alone, &mut engine.role) {
+            // Nobody else could lead: there is nothing to wait for.
+            follower.deadline = now;
+        }
+        engine.check();
+        Ok(engine)
+    }
+
+    /// Takes a message. What it may not say is refused, and noted as [`Event::Refused`].
+    pub fn step(&mut self, envelope: Envelope, now: Time) {
+        self.set_now(now);
+        if self.fatal.is_some() {
+            return;
+        }
+        let from = envelope.from;
+        if let Err(reason) = self.admit(&envelope) {
+            self.refuse(from, reason);
+            return;
+        }
+        match envelope.message {
+            Message::VoteRequest(request) => self.on_vote_request(from, request),
+            Message::VoteResponse(response) => self.on_vote_response(from, response),
+            Message::AppendRequest(request) => self.on_append_request(from, request),
+            Message::AppendResponse(response) => self.on_append_response(from, response),
+            Message::IdentityRequest => {
+                let founded = self.log.membership().is_some();
+                self.send(from, Message::IdentityResponse { founded });
+            }
+            Message::IdentityResponse { founded } => self.on_identity_response(from, founded),
+        }
+        self.check();
+    }
+
+    fn admit(&self, envelope: &Envelope) -> Result<(), Refusal> {
+        let Envelope { group, from, to, message } = envelope;
+        if *group != self.group {
+            return Err(Refusal::OtherGroup);
+        }
+        if to.node != self.local.node || from.node == self.local.node {
+            return Err(Refusal::OtherNode);
+        }
+        let asks = matches!(message, Message::IdentityRequest);
+        if to.incarnation != self.local.incarnation && !(asks && to.incarnation == Incarnation::UNKNOWN) {
+            return Err(Refusal::OtherIncarnation);
+        }
+        let bound =
+            self.membership().nodes.get(&from.node).map_or(Incarnation::UNKNOWN, |info| info.incarnation);
+        if bound != from.incarnation && bound != Incarnation::UNKNOWN {
+            return Err(Refusal::ForeignIncarnation);
+        }
+        let index = match message {
+            Message::AppendRequest(request) => request.prev.index,
+            _ => 0,
+        };
+        if message.term().unwrap_or(0).max(index) > NUMBER_LIMIT {
+            return Err(Refusal::OutOfRange);
+        }
+        Ok(())
+    }
+
+    /// Appends commands to the log, if this node leads: all or none, without gaps. The identity of the first; a command is
+    /// done when its index is applied with this term, and lost for good when its index is applied with another.
+    ///
+    /// # Errors
+    /// The commands were not taken, and never will be.
+    pub fn propose(&mut self, commands: Vec<Bytes>, now: Time) -> Result<EntryId, ProposeError> {
+        self.set_now(now);
+        if self.fatal.is_some() {
+            return Err(ProposeError::Fatal);
+        }
+        let limit = self.config.max_entry_bytes;
+        if let Some(large) = commands.iter().find(|command| command.len() > limit) {
+            return Err(ProposeError::TooLarge { bytes: large.len(), limit });
+        }
+        let leader = self.leader();
+        let Role::Leader(leading) = &self.role else { return Err(ProposeError::NotLeader { leader }) };
+        let bytes: usize = commands.iter().map(|command| command.len() + Entry::OVERHEAD_BYTES).sum();
+        if leading.uncommitted_bytes.saturating_add(bytes) > self.config.max_uncommitted_bytes {
+            return Err(ProposeError::Overloaded);
+        }
+        let first = EntryId::new(self.term, self.log.last_index() + 1);
+        if !commands.is_empty() {
+            self.append_own(commands.into_iter().map(Payload::Command));
+            self.check();
+        }
+        Ok(first)
+    }
+
+    /// Begins a linearizable read, if this node leads: it comes out of [`Ready::reads`] or [`Ready::failed_reads`].
+    ///
+    /// # Errors
+    /// The read was not taken.
+    pub fn read(&mut self, now: Time) -> Result<ReadId, ReadError> {
+        self.set_now(now);
+        if self.fatal.is_some() {
+            return Err(ReadError::Fatal);
+        }
+        let leader = self.leader();
+        let Role::Leader(leading) = &mut self.role else { return Err(ReadError::NotLeader { leader }) };
+        if leading.reads.len() >= self.config.max_pending_reads {
+            return Err(ReadError::Overloaded);
+        }
+        self.next_read += 1;
+        let id = ReadId(self.next_read);
+        leading.reads.push(id);
+        Ok(id)
+    }
+
+    /// Write `number` and all before it are durable.
+    pub fn written(&mut self, number: u64, now: Time) {
+        self.set_now(now);
+        if !self.durable.acknowledge(number) {
+            self.violate("only writes that were handed out are acknowledged", format!("write {number}"));
+        }
+        self.check();
+    }
+
+    /// Everything up to `index` is applied.
+    pub fn applied(&mut self, index: Index, now: Time) {
+        self.set_now(now);
+        if index > self.applying {
+            let detail = format!("applied {index}, handed out {}", self.applying);
+            self.violate("only entries that were handed out are applied", detail);
+            return;
+        }
+        self.applied = self.applied.max(index);
+        while let Some(&(last, bytes)) = self.apply_backlog.front() {
+            if last > index {
+                break;
+            }
+            self.apply_backlog_bytes -= bytes;
+            self.apply_backlog.pop_front();
+        }
+        self.check();
+    }
+
+    /// The answer to a [`Fetch`]: entries from the start of its range on; none where the range is gone.
+    pub fn fetched(&mut self, purpose: FetchPurpose, entries: Vec<Entry>, now: Time) {
+        self.set_now(now);
+        match (purpose, &mut self.role) {
+            (FetchPurpose::Apply, _) => self.apply_fetch = ApplyFetch::Here(entries),
+            (FetchPurpose::Peer(node), Role::Leader(leading)) => {
+                if let Some(peer) = leading.progress.get_mut(&node) {
+                    peer.fetch = PeerFetch::Here(entries);
+                }
+            }
+            (FetchPurpose::Peer(_), _) => {}
+        }
+    }
+
+    /// When [`tick`](Self::tick) is due at the latest, where nothing else comes before.
+    pub fn deadline(&self) -> Time {
+        let role = match &self.role {
+            Role::Follower(follower) => follower.deadline,
+            Role::PreCandidate(asking) => asking.deadline.min(asking.ask_at),
+            Role::Candidate(candidate) if self.candidacy_is_durable() => {
+                candidate.deadline.min(candidate.ask_at)
+            }
+            Role::Candidate(candidate) => candidate.deadline,
+            Role::Leader(leader) => leader.heartbeat_at.min(leader.notice_at.unwrap_or(Time::MAX)),
+        };
+        role.min(self.founding_deadline())
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Time) {
+        self.set_now(now);
+        if self.fatal.is_some() {
+            return;
+        }
+        let due = match &self.role {
+            Role::Follower(follower) => self.now >= follower.deadline,
+            Role::PreCandidate(candidate) | Role::Candidate(candidate) => self.now >= candidate.deadline,
+            Role::Leader(_) => false,
+        };
+        if due {
+            self.campaign();
+        }
+        self.check();
+    }
+
+    /// The role.
+    pub const fn role(&self) -> RoleName {
+        match &self.role {
+            Role::Follower(_) => RoleName::Follower,
+            Role::PreCandidate(_) => RoleName::PreCandidate,
+            Role::Candidate(_) => RoleName::Candidate,
+            Role::Leader(_) => RoleName::Leader,
+        }
+    }
+
+    /// The term.
+    pub const fn term(&self) -> Term {
+        self.term
+    }
+
+    /// The leader of the term, where it is known.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader.map(|leader| leader.node)
+    }
+
+    /// The highest index known to be committed.
+    pub const fn commit(&self) -> Index {
+        self.commit
+    }
+
+    /// The highest index applied.
+    pub const fn applied_index(&self) -> Index {
+        self.applied
+    }
+
+    /// The last entry.
+    pub fn last(&self) -> EntryId {
+        self.log.last()
+    }
+
+    /// The configuration in force: the latest in the log, committed or not (paper, 6); nobody where there is none.
+    pub fn membership(&self) -> &Membership {
+        match (self.log.membership(), &self.founding) {
+            (Some((_, membership)), _) => membership,
+            (None, Some(founding)) => &founding.membership,
+            (None, None) => &NOBODY,
+        }
+    }
+
+    /// The state as others may see it.
+    pub fn status(&self) -> Status {
+        let peers = match &self.role {
+            Role::Leader(leader) => leader
+                .progress
+                .iter()
+                .map(|(&node, peer)| {
+                    let status = PeerStatus {
+                        matched: peer.matched,
+                        next: peer.next,
+                        inflight: peer.inflights.len() + usize::from(peer.flow == Flow::Probe { sent: true }),
+                        active: self.now < peer.heard_at + self.config.election_timeout,
+                    };
+                    (node, status)
+                })
+                .collect(),
+            _ => BTreeMap::new(),
+        };
+        Status {
+            role: self.role(),
+            term: self.term,
+            vote: self.vote,
+            leader: self.leader(),
+            commit: self.commit,
+            applied: self.applied,
+            durable: self.durable.index,
+            last: self.log.last(),
+            membership: self.membership().clone(),
+            peers,
+        }
+    }
+
+    fn set_now(&mut self, now: Time) {
+        self.now = self.now.max(now);
+    }
+
+    /// When to campaign if nothing is heard; never, where this node has no vote.
+    fn election_deadline(&mut self) -> Time {
+        if self.membership().is_voter(self.local.node) {
+            self.now + self.random.one_to_two_times(self.config.election_timeout)
+        } else {
+            Time::MAX
+        }
+    }
+
+    fn peer(&self, node: NodeId) -> Option<Peer> {
+        let info = self.membership().nodes.get(&node)?;
+        Some(Peer { node, incarnation: info.incarnation })
+    }
+
+    /// All other members.
+    fn peers(&self) -> impl Iterator<Item = Peer> + '_ {
+        self.membership()
+            .nodes
+            .iter()
+            .filter(|(node, _)| **node != self.local.node)
+            .map(|(&node, info)| Peer { node, incarnation: info.incarnation })
+    }
+
+    fn send(&mut self, to: Peer, message: Message) {
+        self.outbox.push(Envelope { group: self.group, from: self.local, to, message });
+    }
+
+    fn refuse(&mut self, from: Peer, reason: Refusal) {
+        self.events.push(Event::Refused { from, reason });
+    }
+
+    fn violate(&mut self, rule: &'static str, detail: String) {
+        self.fatal.get_or_insert(Violation { rule, detail });
+    }
+
+    /// Checks the invariants, of this state and from the one before; in every build.
+    fn check(&mut self) {
+        let summary = self.summary();
+        if let Err(violation) = summary.check(&self.before) {
+            self.fatal.get_or_insert(violation);
+        }
+        self.before = summary;
+    }
+}
+
+impl Default for Role {
+    fn default() -> Self {
+        Self::Follower(Follower::default())
+    }
+}
+
+/// Why an engine cannot begin.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The settings make no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The stored state contradicts itself.
+    #[error(transparent)]
+    State(#[from] Violation),
+}
+
+/// Why commands were not taken. They never will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// Another node leads, or none.
+    #[error("this node does not lead")]
+    NotLeader {
+        /// The leader, where it is known.
+        leader: Option<NodeId>,
+    },
+    /// Too much is uncommitted already; try again later.
+    #[error("too much is uncommitted")]
+    Overloaded,
+    /// A command is longer than `max_entry_bytes`.
+    #[error("a command of {bytes} bytes is too large: at most {limit}")]
+    TooLarge {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The group has stopped.
+    #[error("the group has stopped")]
+    Fatal,
+}
+
+/// Why a read was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// Another node leads, or none.
+    #[error("this node does not lead")]
+    NotLeader {
+        /// The leader, where it is known.
+        leader: Option<NodeId>,
+    },
+    /// Too many reads wait already; try again later.
+    #[error("too many reads wait")]
+    Overloaded,
+    /// The group has stopped.
+    #[error("the group has stopped")]
+    Fatal,
+}
+
+/// Why a cluster was not founded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootstrapError {
+    /// This node has a log: it belongs to a cluster.
+    #[error("this node already belongs to a cluster")]
+    NotBlank,
+    /// The members make no configuration.
+    #[error(transparent)]
+    Invalid(MembershipError),
+    /// This node is not among the members.
+    #[error("this node is not among the members")]
+    NotMember,
+    /// The group has stopped.
+    #[error("the group has stopped")]
+    Fatal,
+}

@@ -1,0 +1,153 @@
+//! How far a peer is, and what is on its way to it.
+
+use std::collections::VecDeque;
+
+use crate::types::{Entry, Index, Time};
+
+/// What a leader knows of one peer. `matched < next`; the appends in flight end before `next`.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    /// The peer promised: its log is durable and equal to ours up to here. Never goes back within a term.
+    pub(crate) matched: Index,
+    /// The peer said: equal entries arrived up to here. No promise, it may forget them in a crash.
+    pub(crate) received: Index,
+    /// The next entry to send.
+    pub(crate) next: Index,
+    /// How freely it is sent to.
+    pub(crate) flow: Flow,
+    /// What was sent and is not matched yet; empty unless replicating.
+    pub(crate) inflights: Inflights,
+    /// When an answer last came.
+    pub(crate) heard_at: Time,
+    /// The highest round that it answered.
+    pub(crate) round: u64,
+    /// The leader's round when `matched` last moved: an answer of a later round knows the promise.
+    pub(crate) matched_round: u64,
+    /// The highest commit index that it was sent.
+    pub(crate) told_commit: Index,
+    /// Old entries for it, read back from the store.
+    pub(crate) fetch: PeerFetch,
+}
+
+/// How freely a peer is sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// Where the logs agree is not known: one append, then wait for its answer; heartbeats go on probing.
+    Probe {
+        /// Whether the append was sent.
+        sent: bool,
+    },
+    /// The logs agree before `next`: appends are sent ahead of their answers.
+    Replicate,
+}
+
+/// Reading old entries back for a peer.
+#[derive(Debug, Default)]
+pub(crate) enum PeerFetch {
+    /// None is wanted.
+    #[default]
+    Idle,
+    /// Asked for.
+    Asked,
+    /// Here, to be sent.
+    Here(Vec<Entry>),
+}
+
+impl Progress {
+    /// A peer of which nothing is known, at the start of a term.
+    pub(crate) fn new(last: Index, now: Time) -> Self {
+        Self {
+            matched: 0,
+            received: 0,
+            next: last + 1,
+            flow: Flow::Probe { sent: false },
+            inflights: Inflights::default(),
+            heard_at: now,
+            round: 0,
+            matched_round: 0,
+            told_commit: 0,
+            fetch: PeerFetch::Idle,
+        }
+    }
+
+    /// The peer accepted. Whether what is known of it grew.
+    pub(crate) fn accept(&mut self, matched: Index, received: Index, leader_round: u64) -> bool {
+        let grew = matched > self.matched;
+        if grew {
+            self.matched = matched;
+            self.matched_round = leader_round;
+            self.inflights.free_to(matched);
+        }
+        self.received = received.max(self.matched);
+        if matches!(self.flow, Flow::Probe { .. }) && self.received + 1 >= self.next {
+            self.flow = Flow::Replicate;
+            self.next = self.received + 1;
+        }
+        self.next = self.next.max(self.matched + 1);
+        grew
+    }
+
+    /// Sends again from `next`, carefully.
+    pub(crate) fn probe_from(&mut self, next: Index) {
+        self.next = next.max(self.matched + 1);
+        self.flow = Flow::Probe { sent: false };
+        self.inflights = Inflights::default();
+    }
+
+    /// Whether an append must be taken for lost: it has not arrived, though the peer answered the second heartbeat after
+    /// it. `heartbeats` are the rounds of the latest three.
+    pub(crate) fn lost_append(&self, heartbeats: &[u64; 3]) -> bool {
+        self.inflights.oldest().is_some_and(|oldest| {
+            let answered =
+                heartbeats.iter().filter(|&&round| oldest.round < round && round <= self.round).count();
+            self.received < oldest.last && answered >= 2
+        })
+    }
+}
+
+/// Appends sent and not matched, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Inflights {
+    appends: VecDeque<Inflight>,
+    bytes: usize,
+}
+
+/// One append that is not matched yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Inflight {
+    /// Its last entry.
+    pub(crate) last: Index,
+    /// Its bytes.
+    pub(crate) bytes: usize,
+    /// The leader's round when it was sent.
+    pub(crate) round: u64,
+}
+
+impl Inflights {
+    pub(crate) fn push(&mut self, inflight: Inflight) {
+        self.bytes += inflight.bytes;
+        self.appends.push_back(inflight);
+    }
+
+    pub(crate) fn free_to(&mut self, matched: Index) {
+        while let Some(oldest) = self.appends.front() {
+            if oldest.last > matched {
+                return;
+            }
+            self.bytes -= oldest.bytes;
+            self.appends.pop_front();
+        }
+    }
+
+    pub(crate) fn is_full(&self, max_messages: usize, max_bytes: usize) -> bool {
+        self.appends.len() >= max_messages || self.bytes >= max_bytes
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.appends.len()
+    }
+
+    fn oldest(&self) -> Option<&Inflight> {
+        self.appends.front()
+    }
+}

@@ -1,0 +1,129 @@
+//! The engine by itself: a cluster whose disks and network do at once what they are asked.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_core::engine::{EngineOptions, RoleName};
+use raft_core::log_store::LogState;
+use raft_core::types::{Entry, Peer, Time};
+use raft_core::{Config, Engine, GroupId, Incarnation, NodeId, NodeInfo};
+
+struct Cluster {
+    now: Time,
+    nodes: BTreeMap<NodeId, (Engine, Vec<Entry>)>,
+}
+
+impl Cluster {
+    fn new(size: u64) -> Self {
+        let now = Duration::from_secs(1);
+        let nodes = (1..=size)
+            .map(|id| {
+                let options = EngineOptions {
+                    config: Config::default(),
+                    group: GroupId(0),
+                    local: Peer { node: NodeId(id), incarnation: Incarnation(100 + id) },
+                    seed: id,
+                    state: LogState::default(),
+                    applied: 0,
+                    now,
+                };
+                (NodeId(id), (Engine::new(options).unwrap(), Vec::new()))
+            })
+            .collect();
+        Self { now, nodes }
+    }
+
+    fn engine(&mut self, id: u64) -> &mut Engine {
+        &mut self.nodes.get_mut(&NodeId(id)).unwrap().0
+    }
+
+    fn settle(&mut self) {
+        let mut messages = Vec::new();
+        loop {
+            let mut quiet = true;
+            for (engine, applied) in self.nodes.values_mut() {
+                let ready = engine.ready(self.now);
+                assert_eq!(ready.fatal, None);
+                quiet &= ready.is_empty();
+                messages.extend(ready.messages);
+                if let Some(write) = ready.write {
+                    engine.written(write.number, self.now);
+                }
+                if let Some(last) = ready.apply.last() {
+                    engine.applied(last.index(), self.now);
+                }
+                applied.extend(ready.apply);
+            }
+            for envelope in messages.drain(..) {
+                let now = self.now;
+                self.nodes.get_mut(&envelope.to.node).unwrap().0.step(envelope, now);
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            let next = self.nodes.values().map(|(engine, _)| engine.deadline()).min().unwrap();
+            self.now = next.clamp(self.now, end);
+            for (engine, _) in self.nodes.values_mut() {
+                engine.tick(self.now);
+            }
+            self.settle();
+        }
+    }
+}
+
+fn members(size: u64) -> BTreeMap<NodeId, NodeInfo> {
+    (1..=size)
+        .map(|id| (NodeId(id), NodeInfo { address: format!("node{id}:1"), ..NodeInfo::default() }))
+        .collect()
+}
+
+#[test]
+fn a_founded_cluster_replicates_and_reads() {
+    for size in [1, 2, 3, 4, 5, 9] {
+        let mut cluster = Cluster::new(size);
+        let now = cluster.now;
+        cluster.engine(1).bootstrap(members(size), now).unwrap();
+        cluster.settle();
+        assert_eq!(cluster.engine(1).role(), RoleName::Leader);
+        let first = cluster.engine(1).propose(vec![Bytes::from("a"), Bytes::from("b")], now).unwrap();
+        let read = cluster.engine(1).read(now).unwrap();
+        let ready = cluster.engine(1).ready(now);
+        assert_eq!(ready.messages.is_empty(), size == 1);
+        if size == 1 {
+            assert_eq!(ready.reads[0].id, read);
+        }
+        let write = ready.write.unwrap();
+        for envelope in ready.messages {
+            let to = envelope.to.node.0;
+            cluster.engine(to).step(envelope, now);
+        }
+        cluster.engine(1).written(write.number, now);
+        cluster.settle();
+        cluster.pass(Duration::from_millis(20));
+        for (engine, applied) in cluster.nodes.values() {
+            assert_eq!(engine.commit(), first.index + 1);
+            assert_eq!(applied.len() as u64, first.index + 1);
+            assert_eq!(engine.leader(), Some(NodeId(1)));
+        }
+    }
+}
+
+#[test]
+fn an_idle_cluster_keeps_its_leader() {
+    let mut cluster = Cluster::new(3);
+    let now = cluster.now;
+    cluster.engine(1).bootstrap(members(3), now).unwrap();
+    cluster.settle();
+    cluster.pass(Duration::from_secs(30));
+    for (engine, _) in cluster.nodes.values() {
+        assert_eq!((engine.term(), engine.leader()), (1, Some(NodeId(1))));
+    }
+}

@@ -1,0 +1,255 @@
+//! Opening, claiming, and what is refused: one clear line, nothing changed.
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::*;
+use raft_core::LogStore;
+use raft_core::log_store::StorageErrorKind;
+use raft_core::types::{ClusterId, Incarnation, NodeId};
+use raft_storage_redb::{Options, RedbLogStore};
+use redb::{Database, TableDefinition};
+use tempfile::TempDir;
+
+/// Set for the copies of this test program that a test starts.
+const CHILD_PATH: &str = "RAFT_STORAGE_REDB_TEST_PATH";
+
+fn child(test: &str, path: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]).env(CHILD_PATH, path).stdout(Stdio::piped());
+    command
+}
+
+#[test]
+fn folders_are_created() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("a/b/c/log.redb");
+    drop(RedbLogStore::open(&path).unwrap());
+    let files: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().map(|f| f.unwrap().path()).collect();
+    assert_eq!(files, [path]);
+}
+
+#[test]
+fn a_second_open_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log.redb");
+    let store = RedbLogStore::open(&path).unwrap();
+    let message = assert_kind(RedbLogStore::open(&path), StorageErrorKind::Busy);
+    assert!(message.contains("log.redb"), "{message}");
+    write(&store, append(entries(1, 1, 1))).unwrap();
+    drop(store);
+    assert_eq!(last(&RedbLogStore::open(&path).unwrap()), 1);
+}
+
+#[test]
+fn a_second_process_is_refused() {
+    if let Some(path) = std::env::var_os(CHILD_PATH) {
+        assert_kind(RedbLogStore::open(path), StorageErrorKind::Busy);
+        println!("refused");
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log.redb");
+    let store = RedbLogStore::open(&path).unwrap();
+    let output = child("a_second_process_is_refused", &path).output().unwrap();
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("refused"));
+    write(&store, append(entries(1, 1, 1))).unwrap();
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill() {
+    if let Some(path) = std::env::var_os(CHILD_PATH) {
+        let store = RedbLogStore::open(path).unwrap();
+        for index in last(&store) + 1.. {
+            write(&store, append(entries(1, index, index))).unwrap();
+            println!("\nacknowledged {index}");
+        }
+    }
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log.redb");
+    for _ in 0..5 {
+        let mut process = child("what_was_acknowledged_survives_a_kill", &path).spawn().unwrap();
+        let mut acknowledged = 0;
+        let mut seen = 0;
+        for line in BufReader::new(process.stdout.take().unwrap()).lines() {
+            if let Some(index) = line.unwrap().strip_prefix("acknowledged ") {
+                acknowledged = index.parse().unwrap();
+                seen += 1;
+                if seen == 20 {
+                    process.kill().unwrap();
+                }
+            }
+        }
+        process.wait().unwrap();
+        assert!(seen >= 20);
+        let store = RedbLogStore::open(&path).unwrap();
+        let last = last(&store);
+        assert!(last >= acknowledged, "{last} < {acknowledged}");
+        assert_eq!(read_from(&store, 1), entries(1, 1, last));
+    }
+}
+
+#[test]
+fn claims_are_kept() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log.redb");
+    let (cluster, node) = (ClusterId(7), NodeId(1));
+    let store = RedbLogStore::open(&path).unwrap();
+    assert_kind(
+        block_on(store.claim(cluster, node, Incarnation::UNKNOWN)),
+        StorageErrorKind::Invalid,
+    );
+    let first = block_on(store.claim(cluster, node, Incarnation(11))).unwrap();
+    assert_eq!((first.incarnation, first.boot), (Incarnation(11), 1));
+    drop(store);
+
+    let store = RedbLogStore::open(&path).unwrap();
+    for (cluster, node) in [(ClusterId(8), node), (cluster, NodeId(2))] {
+        let message =
+            assert_kind(block_on(store.claim(cluster, node, Incarnation(12))), StorageErrorKind::Foreign);
+        assert!(message.contains("belongs to node 1"), "{message}");
+    }
+    // Refused claims neither count nor stop the store.
+    write(&store, append(entries(1, 1, 1))).unwrap();
+    let second = block_on(store.claim(cluster, node, Incarnation(13))).unwrap();
+    assert_eq!((second.incarnation, second.boot), (Incarnation(11), 2));
+}
+
+#[test]
+fn files_of_something_else_are_refused_and_unchanged() {
+    let folder = TempDir::new().unwrap();
+    for (at, content) in
+        [b"r".to_vec(), b"hello".to_vec(), vec![0; 100_000], vec![0xff; 4096], b"redb but not quite".to_vec()]
+            .into_iter()
+            .enumerate()
+    {
+        let path = folder.path().join(format!("{at}.redb"));
+        fs::write(&path, &content).unwrap();
+        assert_kind(RedbLogStore::open(&path), StorageErrorKind::Format);
+        assert_eq!(fs::read(&path).unwrap(), content);
+    }
+    let path = folder.path().join("other.redb");
+    let other: TableDefinition<'_, u64, u64> = TableDefinition::new("other");
+    let database = Database::create(&path).unwrap();
+    let txn = database.begin_write().unwrap();
+    txn.open_table(other).unwrap().insert(1, 2).unwrap();
+    txn.commit().unwrap();
+    drop(database);
+    assert_kind(RedbLogStore::open(&path), StorageErrorKind::Format);
+    let database = Database::create(&path).unwrap();
+    let txn = redb::ReadableDatabase::begin_read(&database).unwrap();
+    assert_eq!(txn.open_table(other).unwrap().get(1).unwrap().unwrap().value(), 2);
+    assert_eq!(txn.list_tables().unwrap().count(), 1);
+}
+
+#[test]
+fn a_folder_in_place_of_the_file_is_refused() {
+    let folder = TempDir::new().unwrap();
+    assert_kind(RedbLogStore::open(folder.path()), StorageErrorKind::Io);
+}
+
+#[test]
+fn a_later_format_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log.redb");
+    drop(RedbLogStore::open(&path).unwrap());
+    let database = Database::create(&path).unwrap();
+    let txn = database.begin_write().unwrap();
+    let version = 2_u32.to_le_bytes();
+    let mut row = crc32c::crc32c(&[b"format".as_slice(), &version].concat()).to_le_bytes().to_vec();
+    row.extend(version);
+    let store: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("raft_store");
+    txn.open_table(store).unwrap().insert("format", row.as_slice()).unwrap();
+    txn.commit().unwrap();
+    drop(database);
+    let message = assert_kind(RedbLogStore::open(&path), StorageErrorKind::Format);
+    assert!(message.contains("format 2"), "{message}");
+}
+
+#[test]
+fn an_empty_file_and_a_left_over_one_are_no_obstacle() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log.redb");
+    fs::write(&path, []).unwrap();
+    fs::write(folder.path().join(format!("fresh.redb.new-{}", std::process::id())), b"torn").unwrap();
+    for path in [path, folder.path().join("fresh.redb")] {
+        let store = RedbLogStore::open(&path).unwrap();
+        write(&store, append(entries(1, 1, 1))).unwrap();
+        drop(store);
+        assert_eq!(last(&RedbLogStore::open(&path).unwrap()), 1);
+    }
+}
+
+/// A file with a log of some hundred entries, and its bytes.
+fn sample(path: &Path) -> Vec<u8> {
+    let store = RedbLogStore::open(path).unwrap();
+    for first in (1..=300).step_by(20) {
+        write(&store, append(entries(1, first, first + 19))).unwrap();
+    }
+    drop(store);
+    fs::read(path).unwrap()
+}
+
+#[test]
+fn damage_is_found_at_open_or_at_read() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log.redb");
+    let sound = sample(&path);
+    let command = b"command 1.150";
+    let mut rotten = sound.clone();
+    let places: Vec<_> = sound.windows(command.len()).enumerate().filter(|(_, w)| w == command).collect();
+    assert!(!places.is_empty());
+    for (at, _) in places {
+        rotten[at + 8] ^= 1;
+    }
+    fs::write(&path, &rotten).unwrap();
+    let message = assert_kind(RedbLogStore::open(&path), StorageErrorKind::Corrupt);
+    assert!(message.contains("log.redb") && message.contains("set the file aside"), "{message}");
+    assert!(fs::read(&path).unwrap() == rotten, "the file was changed");
+
+    let store = RedbLogStore::open_with(&path, &Options::default().verify_on_open(false)).unwrap();
+    let message = assert_kind(block_on(store.read(GROUP, 1..=300, usize::MAX)), StorageErrorKind::Corrupt);
+    assert!(message.contains("log.redb: group 1: entry 150 is damaged"), "{message}");
+    assert_eq!(block_on(store.read(GROUP, 1..=140, usize::MAX)).unwrap(), entries(1, 1, 140));
+    assert_eq!(block_on(store.read(GROUP, 161..=300, usize::MAX)).unwrap(), entries(1, 161, 300));
+}
+
+#[test]
+fn no_damage_panics_or_goes_unseen() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log.redb");
+    let sound = sample(&path);
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut refused = 0;
+    // Every byte of the header, then places all over the file, then ends that are missing.
+    for round in 0..480 {
+        let mut rotten = sound.clone();
+        let verify = rng.bool();
+        if round < 450 {
+            let at = if round < 320 { round } else { rng.usize(..sound.len()) };
+            rotten[at] ^= 1 << rng.u8(..8);
+        } else {
+            rotten.truncate(rng.usize(1..sound.len()));
+        }
+        fs::write(&path, &rotten).unwrap();
+        let opened = RedbLogStore::open_with(&path, &Options::default().verify_on_open(verify));
+        let read = opened.and_then(|store| {
+            let last = block_on(store.load(GROUP))?.last;
+            assert_eq!(last, 300, "round {round}");
+            block_on(store.read(GROUP, 1..=300, usize::MAX))
+        });
+        match read {
+            Ok(read) => assert_eq!(read, entries(1, 1, 300), "round {round}"),
+            Err(error) => {
+                refused += 1;
+                assert!(!error.to_string().contains('\n'), "{error}");
+            }
+        }
+    }
+    assert!(refused > 40, "{refused}");
+}

@@ -1,0 +1,212 @@
+//! The first words on a connection: who speaks, in which versions. See `docs/transport.md` for the bytes.
+
+use bytes::{Buf, BufMut};
+use quinn::{RecvStream, SendStream};
+use raft_core::transport::LocalNode;
+use raft_core::types::{ClusterId, Incarnation, NodeId, Peer};
+
+use crate::fault::Fault;
+
+/// The oldest version of frames and lanes that this node speaks.
+const MIN_VERSION: u16 = 1;
+/// The newest.
+const MAX_VERSION: u16 = 1;
+
+const MAGIC: [u8; 4] = *b"RAFT";
+const HEADER_BYTES: usize = 6;
+const BODY_BYTES: usize = 52;
+/// A later version may say more, but no hello needs more than this.
+const MAX_BODY_BYTES: usize = 1024;
+
+/// Says who speaks. The one who dials says it first; the other one answers in the version that both speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hello {
+    pub(crate) min_version: u16,
+    pub(crate) max_version: u16,
+    pub(crate) cluster: ClusterId,
+    pub(crate) from: Peer,
+    pub(crate) boot: u64,
+    pub(crate) to: NodeId,
+}
+
+impl Hello {
+    /// What `local` says first to the node `to`.
+    pub(crate) fn offer(local: LocalNode, to: NodeId) -> Self {
+        Self {
+            min_version: MIN_VERSION,
+            max_version: MAX_VERSION,
+            cluster: local.cluster,
+            from: local.peer,
+            boot: local.boot,
+            to,
+        }
+    }
+
+    /// What `local` answers.
+    ///
+    /// # Errors
+    /// Where the two have no version in common.
+    pub(crate) fn answer(&self, local: LocalNode) -> Result<Self, Fault> {
+        let version = self.max_version.min(MAX_VERSION);
+        if version < self.min_version.max(MIN_VERSION) {
+            return Err(Fault::Version(format!(
+                "the peer speaks the versions {} to {}, and we {MIN_VERSION} to {MAX_VERSION}",
+                self.min_version, self.max_version
+            )));
+        }
+        Ok(Self { min_version: version, max_version: version, ..Self::offer(local, self.from.node) })
+    }
+
+    /// Checks an answer's version. There is only one so far, so nothing else depends on it.
+    pub(crate) fn check_answer(&self) -> Result<(), Fault> {
+        if self.min_version == self.max_version && (MIN_VERSION..=MAX_VERSION).contains(&self.max_version) {
+            Ok(())
+        } else {
+            Err(Fault::Version(format!("the peer answered in version {}", self.max_version)))
+        }
+    }
+
+    /// Checks that the speaker is the `authenticated` node, and speaks to `local`.
+    pub(crate) fn check_names(&self, authenticated: NodeId, local: LocalNode) -> Result<(), Fault> {
+        if self.cluster != local.cluster {
+            return Err(Fault::Refused(format!("it is of cluster {}", self.cluster)));
+        }
+        if self.from.node != authenticated {
+            return Err(Fault::Refused(format!(
+                "its certificate is node {authenticated}'s, and it claims to be node {}",
+                self.from.node
+            )));
+        }
+        if self.from.incarnation == Incarnation::UNKNOWN {
+            return Err(Fault::Malformed("the hello names no incarnation".to_owned()));
+        }
+        if self.to != local.peer.node {
+            return Err(Fault::Refused(format!("it wants to talk to node {}", self.to)));
+        }
+        Ok(())
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEADER_BYTES + BODY_BYTES);
+        out.put_slice(&MAGIC);
+        out.put_u16_le(BODY_BYTES as u16);
+        out.put_u16_le(self.min_version);
+        out.put_u16_le(self.max_version);
+        out.put_u128_le(self.cluster.0);
+        out.put_u64_le(self.from.node.0);
+        out.put_u64_le(self.from.incarnation.0);
+        out.put_u64_le(self.boot);
+        out.put_u64_le(self.to.0);
+        out
+    }
+
+    fn body_bytes(header: [u8; HEADER_BYTES]) -> Result<usize, Fault> {
+        let length = usize::from(u16::from_le_bytes([header[4], header[5]]));
+        if header[..4] != MAGIC || !(BODY_BYTES..=MAX_BODY_BYTES).contains(&length) {
+            return Err(Fault::Malformed("the hello is none".to_owned()));
+        }
+        Ok(length)
+    }
+
+    /// Takes a hello from `body`, which [`Self::body_bytes`] has found long enough; what a later version added is skipped.
+    fn decode(mut body: &[u8]) -> Self {
+        Self {
+            min_version: body.get_u16_le(),
+            max_version: body.get_u16_le(),
+            cluster: ClusterId(body.get_u128_le()),
+            from: Peer { node: NodeId(body.get_u64_le()), incarnation: Incarnation(body.get_u64_le()) },
+            boot: body.get_u64_le(),
+            to: NodeId(body.get_u64_le()),
+        }
+    }
+
+    /// Says it; the stream says nothing else.
+    pub(crate) async fn write(&self, stream: &mut SendStream) -> Result<(), Fault> {
+        stream.write_all(&self.encode()).await?;
+        // Fails only where the connection is closed, which whoever waits for the next word finds out.
+        let _ = stream.finish();
+        Ok(())
+    }
+
+    /// Hears one.
+    pub(crate) async fn read(stream: &mut RecvStream) -> Result<Self, Fault> {
+        let mut header = [0; HEADER_BYTES];
+        stream.read_exact(&mut header).await?;
+        let mut body = vec![0; Self::body_bytes(header)?];
+        stream.read_exact(&mut body).await?;
+        Ok(Self::decode(&body))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn local(node: u64) -> LocalNode {
+        let peer = Peer { node: NodeId(node), incarnation: Incarnation(0x1122) };
+        LocalNode { cluster: ClusterId(0xfeed), peer, boot: 3 }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Hello, Fault> {
+        let (header, body) = bytes.split_at(HEADER_BYTES);
+        let length = Hello::body_bytes(header.try_into().expect("six bytes"))?;
+        assert_eq!(length, body.len());
+        Ok(Hello::decode(body))
+    }
+
+    #[test]
+    fn the_bytes_of_version_1() {
+        let hello = Hello::offer(local(7), NodeId(9));
+        let expected: &[u8] = &[
+            b'R', b'A', b'F', b'T', 52, 0, // magic, length
+            1, 0, 1, 0, // versions
+            0xed, 0xfe, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // cluster
+            7, 0, 0, 0, 0, 0, 0, 0, 0x22, 0x11, 0, 0, 0, 0, 0, 0, // node, incarnation
+            3, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, // boot, receiver
+        ];
+        assert_eq!(hello.encode(), expected);
+        assert_eq!(decode(expected), Ok(hello));
+    }
+
+    #[test]
+    fn a_later_version_may_say_more() {
+        let mut bytes = Hello { max_version: 9, ..Hello::offer(local(7), NodeId(9)) }.encode();
+        bytes.extend([0xff; 10]);
+        bytes[4] += 10;
+        let hello = decode(&bytes).expect("is understood");
+        let answer = hello.answer(local(9)).expect("has version 1 in common");
+        assert_eq!((answer.min_version, answer.max_version, answer.to), (1, 1, NodeId(7)));
+        assert_eq!(answer.check_answer(), Ok(()));
+    }
+
+    #[test]
+    fn no_version_in_common() {
+        let later = Hello { min_version: 2, max_version: 3, ..Hello::offer(local(7), NodeId(9)) };
+        assert!(matches!(later.answer(local(9)), Err(Fault::Version(_))));
+        assert!(matches!(later.check_answer(), Err(Fault::Version(_))));
+        let inverted = Hello { min_version: 1, max_version: 0, ..later };
+        assert!(matches!(inverted.answer(local(9)), Err(Fault::Version(_))));
+    }
+
+    #[test]
+    fn a_hello_that_is_none() {
+        let bytes = Hello::offer(local(7), NodeId(9)).encode();
+        for (at, value) in [(0, b'X'), (4, 51), (5, 5)] {
+            let mut header: [u8; HEADER_BYTES] = bytes[..HEADER_BYTES].try_into().expect("six bytes");
+            header[at] = value;
+            assert!(matches!(Hello::body_bytes(header), Err(Fault::Malformed(_))), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn names_must_fit() {
+        let hello = Hello::offer(local(7), NodeId(9));
+        assert_eq!(hello.check_names(NodeId(7), local(9)), Ok(()));
+        assert!(matches!(hello.check_names(NodeId(8), local(9)), Err(Fault::Refused(_))));
+        assert!(matches!(hello.check_names(NodeId(7), local(8)), Err(Fault::Refused(_))));
+        let foreign = Hello { cluster: ClusterId(1), ..hello };
+        assert!(matches!(foreign.check_names(NodeId(7), local(9)), Err(Fault::Refused(_))));
+        let unknown = Hello { from: Peer { incarnation: Incarnation::UNKNOWN, ..hello.from }, ..hello };
+        assert!(matches!(unknown.check_names(NodeId(7), local(9)), Err(Fault::Malformed(_))));
+    }
+}

@@ -1,0 +1,296 @@
+//! The way out: a bounded queue per lane, and the writer that packs what waits.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use quinn::SendStream;
+use raft_core::codec::wire;
+use raft_core::message::{Envelope, Lane, Message};
+use raft_core::types::GroupId;
+use tokio::sync::Notify;
+
+use crate::fault::Fault;
+use crate::stats::Counters;
+use crate::sync::lock;
+
+/// What a frame holds at most, unless a single message is larger: beyond where a write's fixed cost matters, and little
+/// enough that the receiver works on one frame while the next is on its way.
+const PACK_BYTES: usize = 128 << 10;
+
+/// The first byte of a lane's stream.
+pub(crate) const CONTROL_TAG: u8 = 1;
+pub(crate) const APPEND_TAG: u8 = 2;
+
+const CONTROL_PRIORITY: i32 = 1;
+const APPEND_PRIORITY: i32 = 0;
+
+/// What waits for one lane of one connection.
+#[derive(Debug)]
+pub(crate) struct LaneQueue {
+    lane: Lane,
+    limit_bytes: usize,
+    state: Mutex<State>,
+    ready: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Envelope>,
+    /// Of all that waits.
+    bytes: usize,
+    /// Takes nothing any more.
+    closed: bool,
+}
+
+impl LaneQueue {
+    pub(crate) fn new(lane: Lane, limit_bytes: usize) -> Self {
+        Self { lane, limit_bytes, state: Mutex::default(), ready: Notify::new() }
+    }
+
+    /// Adds `envelopes` in order; returns how many were dropped for want of room, these or older ones.
+    pub(crate) fn push(&self, envelopes: Vec<Envelope>) -> usize {
+        let mut dropped = 0;
+        let mut state = lock(&self.state);
+        if state.closed {
+            return envelopes.len();
+        }
+        for envelope in envelopes {
+            let bytes = envelope.bytes();
+            let full = state.bytes + bytes > self.limit_bytes && !state.waiting.is_empty();
+            match self.lane {
+                // A gap in the entries stays one, whichever is dropped: keep those that fit to what was sent before.
+                Lane::Append if full => {
+                    dropped += 1;
+                    continue;
+                }
+                Lane::Control if full => dropped += state.make_room(self.limit_bytes),
+                _ => {}
+            }
+            state.bytes += bytes;
+            state.waiting.push_back(envelope);
+        }
+        drop(state);
+        self.ready.notify_one();
+        dropped
+    }
+
+    /// Takes nothing any more; what waits still goes.
+    pub(crate) fn close(&self) {
+        lock(&self.state).closed = true;
+        self.ready.notify_one();
+    }
+
+    /// Takes nothing any more and forgets what waits; returns how many.
+    pub(crate) fn abandon(&self) -> usize {
+        let mut state = lock(&self.state);
+        state.closed = true;
+        state.bytes = 0;
+        std::mem::take(&mut state.waiting).len()
+    }
+
+    /// Waits for something to send; `None` when closed and empty.
+    async fn next(&self) -> Option<Vec<Envelope>> {
+        loop {
+            {
+                let mut state = lock(&self.state);
+                if !state.waiting.is_empty() {
+                    return Some(state.take_pack());
+                }
+                if state.closed {
+                    return None;
+                }
+            }
+            self.ready.notified().await;
+        }
+    }
+}
+
+impl State {
+    fn take_pack(&mut self) -> Vec<Envelope> {
+        let mut bytes = 0;
+        let mut count = 0;
+        for envelope in &self.waiting {
+            let next = envelope.bytes();
+            if count > 0 && bytes + next > PACK_BYTES {
+                break;
+            }
+            bytes += next;
+            count += 1;
+        }
+        self.bytes -= bytes;
+        self.waiting.drain(..count).collect()
+    }
+
+    /// Drops what a later message says again, and then the oldest, until a quarter is free: so that it is seldom done.
+    fn make_room(&mut self, limit_bytes: usize) -> usize {
+        let before = self.waiting.len();
+        let mut later = HashSet::new();
+        let mut kept = VecDeque::with_capacity(before);
+        while let Some(envelope) = self.waiting.pop_back() {
+            if repeatable(&envelope).is_none_or(|key| later.insert(key)) {
+                kept.push_front(envelope);
+            }
+        }
+        self.waiting = kept;
+        self.bytes = self.waiting.iter().map(Envelope::bytes).sum();
+        while self.bytes > limit_bytes / 4 * 3
+            && let Some(oldest) = self.waiting.pop_front()
+        {
+            self.bytes -= oldest.bytes();
+        }
+        before - self.waiting.len()
+    }
+}
+
+/// What a later message of the same kind and group makes superfluous: heartbeats and answers to appends are cumulative.
+fn repeatable(envelope: &Envelope) -> Option<(GroupId, bool)> {
+    match &envelope.message {
+        Message::AppendRequest(append) if append.entries.is_empty() => Some((envelope.group, false)),
+        Message::AppendResponse(_) => Some((envelope.group, true)),
+        _ => None,
+    }
+}
+
+/// Sends what comes into `queue` until it is closed and the peer has acknowledged all, or the connection ends.
+pub(crate) async fn write_lane(
+    queue: &LaneQueue,
+    mut stream: SendStream,
+    counters: &Counters,
+) -> Result<(), Fault> {
+    let (tag, priority): (&'static [u8], i32) = match queue.lane {
+        Lane::Control => (&[CONTROL_TAG], CONTROL_PRIORITY),
+        Lane::Append => (&[APPEND_TAG], APPEND_PRIORITY),
+    };
+    // Fails only where the stream is closed, which the first write finds out.
+    let _ = stream.set_priority(priority);
+    stream.write_chunk(Bytes::from_static(tag)).await?;
+    while let Some(pack) = queue.next().await {
+        let (frames, sent) = encode(&pack);
+        counters.dropped.add(pack.len() - sent);
+        drop(pack);
+        let bytes = frames.len();
+        stream.write_chunk(frames).await?;
+        counters.sent.add(sent);
+        counters.sent_bytes.add(bytes);
+    }
+    let _ = stream.finish();
+    match stream.stopped().await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Fault::Lost(error.to_string())),
+    }
+}
+
+/// The frames of `pack`, and how many of its messages are in them: one frame of all, or, where a message cannot be
+/// encoded, a frame of each that can.
+fn encode(pack: &[Envelope]) -> (Bytes, usize) {
+    let mut frames =
+        Vec::with_capacity(wire::FRAME_HEADER_BYTES + pack.iter().map(Envelope::bytes).sum::<usize>());
+    if wire::encode_frame(pack, &mut frames).is_ok() {
+        return (frames.into(), pack.len());
+    }
+    let mut sent = 0;
+    for envelope in pack {
+        match wire::encode_frame([envelope], &mut frames) {
+            Ok(()) => sent += 1,
+            Err(error) => tracing::error!(group = %envelope.group, %error, "a message cannot be sent"),
+        }
+    }
+    (frames.into(), sent)
+}
+
+#[cfg(test)]
+mod tests {
+    use raft_core::message::{AppendOutcome, AppendRequest, AppendResponse, VoteResponse};
+    use raft_core::types::{Entry, EntryId, Payload, Peer};
+
+    use super::*;
+
+    fn envelope(group: u64, message: Message) -> Envelope {
+        Envelope { group: GroupId(group), from: Peer::default(), to: Peer::default(), message }
+    }
+
+    fn heartbeat(group: u64, round: u64) -> Envelope {
+        let append = AppendRequest { term: 1, prev: EntryId::ZERO, entries: Vec::new(), commit: 0, round };
+        envelope(group, Message::AppendRequest(append))
+    }
+
+    fn answer(round: u64) -> Envelope {
+        let outcome = AppendOutcome::Accepted { matched: round, received: round };
+        envelope(1, Message::AppendResponse(AppendResponse { term: 1, round, outcome }))
+    }
+
+    fn vote(term: u64) -> Envelope {
+        envelope(1, Message::VoteResponse(VoteResponse { term, granted: true, pre_vote: false }))
+    }
+
+    fn append(index: u64, size: usize) -> Envelope {
+        let payload = Payload::Command(Bytes::from(vec![7; size]));
+        let entries = vec![Entry { id: EntryId::new(1, index), payload }];
+        let prev = EntryId::new(1, index - 1);
+        envelope(1, Message::AppendRequest(AppendRequest { term: 1, prev, entries, commit: 0, round: 0 }))
+    }
+
+    fn waiting(queue: &LaneQueue) -> Vec<Envelope> {
+        lock(&queue.state).waiting.iter().cloned().collect()
+    }
+
+    #[test]
+    fn superseded_heartbeats_and_answers_go_first() {
+        let each = heartbeat(1, 1).bytes();
+        let queue = LaneQueue::new(Lane::Control, 8 * each);
+        let first = vec![
+            vote(4),
+            heartbeat(1, 1),
+            heartbeat(2, 1),
+            answer(1),
+            heartbeat(1, 2),
+            answer(2),
+            heartbeat(1, 3),
+            answer(3),
+        ];
+        assert_eq!(queue.push(first), 0);
+        assert_eq!(queue.push(vec![vote(5)]), 4);
+        assert_eq!(waiting(&queue), [vote(4), heartbeat(2, 1), heartbeat(1, 3), answer(3), vote(5)]);
+    }
+
+    #[test]
+    fn then_the_oldest_goes() {
+        let each = vote(1).bytes();
+        let queue = LaneQueue::new(Lane::Control, 8 * each);
+        assert_eq!(queue.push((1..=9).map(vote).collect()), 2);
+        assert_eq!(waiting(&queue), (3..=9).map(vote).collect::<Vec<_>>());
+        assert_eq!(lock(&queue.state).bytes, 7 * each);
+    }
+
+    #[test]
+    fn entries_that_do_not_fit_are_dropped() {
+        let each = append(1, 1000).bytes();
+        let queue = LaneQueue::new(Lane::Append, 2 * each);
+        assert_eq!(queue.push((1..=4).map(|index| append(index, 1000)).collect()), 2);
+        assert_eq!(waiting(&queue), [append(1, 1000), append(2, 1000)]);
+    }
+
+    #[test]
+    fn a_message_above_the_limit_goes_alone() {
+        let queue = LaneQueue::new(Lane::Append, 10);
+        assert_eq!(queue.push(vec![append(1, 1000), append(2, 1000)]), 1);
+        assert_eq!(waiting(&queue), [append(1, 1000)]);
+    }
+
+    #[tokio::test]
+    async fn packs_are_bounded_and_in_order() {
+        let queue = LaneQueue::new(Lane::Append, usize::MAX);
+        let all: Vec<_> =
+            [10, 10, PACK_BYTES * 2, 10, PACK_BYTES / 2, PACK_BYTES / 2].into_iter().enumerate().collect();
+        queue.push(all.iter().map(|(at, size)| append(*at as u64 + 1, *size)).collect());
+        queue.close();
+        let mut packs = Vec::new();
+        while let Some(pack) = queue.next().await {
+            packs.push(pack.len());
+        }
+        assert_eq!(packs, [2, 1, 2, 1]);
+        assert_eq!(lock(&queue.state).bytes, 0);
+        assert_eq!(queue.push(vec![append(9, 1)]), 1, "closed");
+    }
+}

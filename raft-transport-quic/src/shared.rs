@@ -1,0 +1,152 @@
+//! What all tasks of a running transport share, and how a connection comes to be one of its links.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use quinn::{Connection, Endpoint};
+use raft_core::message::Envelope;
+use raft_core::transport::{Inbox, LocalNode};
+use raft_core::types::NodeId;
+use rustls_pki_types::CertificateDer;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+
+use crate::credentials::Credentials;
+use crate::dial;
+use crate::fault::Fault;
+use crate::hello::Hello;
+use crate::identity::Identity;
+use crate::link::{self, Link};
+use crate::options::QuicOptions;
+use crate::peers::{Peers, Registered};
+use crate::stats::Counters;
+use crate::sync::lock;
+
+/// At most one warning about strangers in this time: whoever can reach the port could fill the log otherwise.
+const WARNING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A running transport.
+pub(crate) struct Shared {
+    pub(crate) local: LocalNode,
+    pub(crate) inbox: Arc<dyn Inbox>,
+    pub(crate) credentials: Credentials,
+    pub(crate) options: QuicOptions,
+    pub(crate) quic: Arc<quinn::TransportConfig>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) peers: Peers,
+    pub(crate) runtime: Handle,
+    pub(crate) stop: watch::Sender<bool>,
+    /// Each task holds a clone: when the receiver ends, all tasks have.
+    pub(crate) alive: mpsc::WeakSender<()>,
+    pub(crate) warned: Mutex<Option<Instant>>,
+}
+
+impl Shared {
+    /// Runs a task that [`QuicTransport::stop`](crate::QuicTransport) waits for.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        let alive = self.alive.upgrade();
+        self.runtime
+            .spawn(async move {
+                // None only when stopped: then there is nothing to do any more.
+                if alive.is_some() {
+                    task.await;
+                }
+                drop(alive);
+            })
+            .abort_handle()
+    }
+
+    /// Waits until the transport is to stop.
+    pub(crate) async fn stopping(&self) {
+        // Fails only where the sender is gone, and it lives as long as we do.
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+
+    /// Lets everything end.
+    pub(crate) fn halt(&self) {
+        self.peers.close();
+        self.stop.send_replace(true);
+    }
+
+    pub(crate) fn send(&self, to: NodeId, mut batch: Vec<Envelope>) {
+        let before = batch.len();
+        // The peer would close the connection over a message that is not from us or not to it.
+        batch.retain(|envelope| envelope.from == self.local.peer && envelope.to.node == to);
+        let misdirected = before - batch.len();
+        let dropped = match self.peers.sender(to) {
+            Some(link) => link.send(batch),
+            None => batch.len(),
+        };
+        self.counters.dropped.add(misdirected + dropped);
+    }
+
+    pub(crate) fn connect(self: &Arc<Self>, peer: NodeId, address: &str) {
+        if peer == self.local.peer.node {
+            tracing::warn!(%peer, "a node does not connect to itself");
+            return;
+        }
+        self.peers
+            .want(peer, address, |address| self.spawn(dial::keep_connected(Arc::clone(self), peer, address)));
+    }
+
+    /// Whom the peer's certificate names. The handshake has verified it.
+    pub(crate) fn authenticated(&self, connection: &Connection) -> Result<Identity, Fault> {
+        let chain = connection
+            .peer_identity()
+            .and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok())
+            .unwrap_or_default();
+        let certificate =
+            chain.first().ok_or_else(|| Fault::Refused("it has shown no certificate".to_owned()))?;
+        let identity = Identity::of(certificate)
+            .map_err(|error| Fault::Refused(format!("its certificate names no node: {error}")))?;
+        if identity.cluster != self.local.cluster {
+            return Err(Fault::Refused(format!("its certificate is of cluster {}", identity.cluster)));
+        }
+        Ok(identity)
+    }
+
+    /// Makes `connection` the link to the peer that said `hello` on it, and begins to send and receive, if the inbox
+    /// admits the peer and the pair has no better connection.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        connection: &Connection,
+        hello: &Hello,
+        dialed: Option<String>,
+    ) -> Result<(), Fault> {
+        let link = Link::new(connection.clone(), hello.from, hello.boot, dialed, &self.options);
+        let link = Arc::new(link);
+        loop {
+            let epoch = self.peers.epoch();
+            self.inbox.admit(hello.from).map_err(Fault::Refused)?;
+            match self.peers.register(&link, epoch, self.local.peer.node)? {
+                Registered::Kept { again } => {
+                    self.counters.reconnects.add(usize::from(again));
+                    self.spawn(link::serve(Arc::clone(self), link));
+                    return Ok(());
+                }
+                Registered::Outdated => {}
+            }
+        }
+    }
+
+    /// Counts why a connection did not come to be.
+    pub(crate) fn count(&self, fault: &Fault) {
+        match fault {
+            Fault::Refused(_) | Fault::Version(_) => self.counters.refused.add(1),
+            Fault::Malformed(_) => self.counters.malformed.add(1),
+            Fault::Goodbye | Fault::Superseded | Fault::Lost(_) => {}
+        }
+    }
+
+    /// Whether a warning about a stranger is due.
+    pub(crate) fn may_warn(&self) -> bool {
+        let mut warned = lock(&self.warned);
+        let due = warned.is_none_or(|last| last.elapsed() >= WARNING_INTERVAL);
+        if due {
+            *warned = Some(Instant::now());
+        }
+        due
+    }
+}

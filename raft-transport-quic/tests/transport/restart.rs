@@ -1,0 +1,159 @@
+//! Peers that come back, move, or are sent away.
+
+use std::time::{Duration, Instant};
+
+use raft_core::transport::{LocalNode, Transport};
+use raft_core::types::{NodeId, Peer};
+use raft_transport_quic::{Credentials, DevCa, QuicOptions};
+
+use crate::common::{CLUSTER, Node, local, options, until, vote};
+
+fn ca() -> DevCa {
+    DevCa::new(CLUSTER).unwrap()
+}
+
+/// Options with which a dead peer is not found by its silence while a test runs.
+fn patient() -> QuicOptions {
+    let mut options = options();
+    options.idle_timeout = Duration::from_secs(60);
+    options
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_stopped_is_found_again() {
+    let ca = ca();
+    let (one, two) = (Node::start(&ca, 1).await, Node::start(&ca, 2).await);
+    one.meet(&two).await;
+    let address = two.transport.address();
+    two.transport.stop().await;
+    until("the end is noticed", || one.stats().connected == 0).await;
+    let again = Node::start_with(ca.issue(NodeId(2)).unwrap(), local(2, 2), &address, options()).await;
+    one.reach(&again).await;
+    again.reach(&one).await;
+    assert_eq!(one.stats().reconnects, 1);
+}
+
+/// A node on a tokio runtime of its own, so that it can die without a word, as a killed process does.
+struct Mortal {
+    runtime: tokio::runtime::Runtime,
+    node: Node,
+}
+
+impl Mortal {
+    async fn start(credentials: Credentials, local: LocalNode, listen: &str, options: QuicOptions) -> Self {
+        let listen = listen.to_owned();
+        tokio::task::spawn_blocking(move || {
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            let node = runtime.block_on(Node::start_with(credentials, local, &listen, options));
+            Self { runtime, node }
+        })
+        .await
+        .unwrap()
+    }
+
+    async fn kill(self) {
+        tokio::task::spawn_blocking(move || {
+            self.runtime.shutdown_timeout(Duration::from_secs(5));
+            drop(self.node);
+        })
+        .await
+        .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_and_restarted_peer_is_noticed_long_before_the_idle_timeout() {
+    let ca = ca();
+    for dials in [1, 2] {
+        let one = Node::start_with(ca.issue(NodeId(1)).unwrap(), local(1, 1), "127.0.0.1:0", patient()).await;
+        let credentials = ca.issue(NodeId(2)).unwrap();
+        let two = Mortal::start(credentials.clone(), local(2, 1), "127.0.0.1:0", patient()).await;
+        let address = two.node.transport.address();
+        if dials == 1 {
+            one.meet(&two.node).await;
+        } else {
+            two.node.meet(&one).await;
+        }
+        two.kill().await;
+        assert_eq!(one.stats().connected, 1, "a death is silent");
+        let again = Mortal::start(credentials, local(2, 2), &address, patient()).await;
+        let begin = Instant::now();
+        if dials == 2 {
+            again.node.connect(&one);
+        }
+        one.reach(&again.node).await;
+        assert!(begin.elapsed() < Duration::from_secs(5), "took {:?}", begin.elapsed());
+        assert_eq!(one.stats().reconnects, 1);
+        again.kill().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_peer_is_found_by_its_silence() {
+    let ca = ca();
+    let one = Node::start(&ca, 1).await;
+    let two = Mortal::start(ca.issue(NodeId(2)).unwrap(), local(2, 1), "127.0.0.1:0", options()).await;
+    one.meet(&two.node).await;
+    two.kill().await;
+    let begin = Instant::now();
+    until("it is given up", || one.stats().connected == 0).await;
+    assert!(begin.elapsed() < Duration::from_secs(5), "took {:?}", begin.elapsed());
+    let dropped = one.stats().dropped;
+    one.send(2, vec![vote(1, 2, 1)]);
+    assert_eq!(one.stats().dropped, dropped + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_moved_is_found_at_its_new_address() {
+    let ca = ca();
+    let (one, two) = (Node::start(&ca, 1).await, Node::start(&ca, 2).await);
+    one.meet(&two).await;
+    // A wrong address does no harm while the old one works.
+    one.transport.connect(NodeId(2), "127.0.0.1:9");
+    one.reach(&two).await;
+    let moved = Node::start_with(ca.issue(NodeId(2)).unwrap(), local(2, 2), "127.0.0.1:0", options()).await;
+    one.connect(&moved);
+    one.reach(&moved).await;
+    moved.reach(&one).await;
+    assert_eq!(one.stats().connected, 1);
+    until("the old place is left", || two.stats().connected == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_with_another_data_folder_takes_the_place_of_the_former() {
+    let ca = ca();
+    let (one, two) = (Node::start(&ca, 1).await, Node::start(&ca, 2).await);
+    one.meet(&two).await;
+    let wiped = Peer { incarnation: raft_core::types::Incarnation(5), ..two.local.peer };
+    let local = LocalNode { peer: wiped, ..local(2, 1) };
+    let fresh = Node::start_with(ca.issue(NodeId(2)).unwrap(), local, "127.0.0.1:0", options()).await;
+    fresh.connect(&one);
+    until("the new one is the peer", || fresh.stats().connected == 1 && two.stats().connected == 0).await;
+    let mut message = vote(2, 1, 5);
+    message.from = wiped;
+    until("it is heard", || {
+        fresh.send(1, vec![message.clone()]);
+        one.inbox.from(2).contains(&message)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_peer_is_cut_off_and_stays_out() {
+    let ca = ca();
+    let nodes = [Node::start(&ca, 1).await, Node::start(&ca, 2).await, Node::start(&ca, 3).await];
+    let [one, two, three] = &nodes;
+    one.meet(two).await;
+    two.meet(one).await;
+    one.meet(three).await;
+    one.inbox.refuse(2);
+    one.transport.disconnect(NodeId(2));
+    assert_eq!(one.stats().connected, 1);
+    let refused = one.stats().refused;
+    until("it knocks and is refused", || one.stats().refused >= refused + 3).await;
+    assert_eq!((one.stats().connected, two.stats().connected), (1, 0));
+    two.send(1, vec![vote(2, 1, 1)]);
+    one.reach(three).await;
+    assert!(one.inbox.from(2).is_empty());
+}

@@ -1,0 +1,150 @@
+//! A transport between nodes of one process.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use async_trait::async_trait;
+
+use crate::message::Envelope;
+use crate::transport::{Inbox, LocalNode, Transport, TransportError};
+use crate::types::NodeId;
+
+/// Connects nodes of one process: messages are moved from node to node without being encoded. Links can be cut and
+/// healed, to see what a cluster does then. Cheap to clone: all clones are one network.
+#[derive(Clone, Default)]
+pub struct ChannelNetwork(Arc<RwLock<Links>>);
+
+#[derive(Default)]
+struct Links {
+    nodes: BTreeMap<NodeId, (LocalNode, Arc<dyn Inbox>)>,
+    /// Who wants a connection to whom.
+    wanted: BTreeSet<(NodeId, NodeId)>,
+    /// Pairs, the lower node first, that are connected: one of them wants it and both admit the other.
+    up: BTreeSet<(NodeId, NodeId)>,
+    /// Directions in which nothing gets through.
+    cut: BTreeSet<(NodeId, NodeId)>,
+}
+
+fn pair(a: NodeId, b: NodeId) -> (NodeId, NodeId) {
+    (a.min(b), a.max(b))
+}
+
+impl Links {
+    /// Connects two nodes where that is wanted and both agree.
+    fn greet(&mut self, a: NodeId, b: NodeId) {
+        let wanted = self.wanted.contains(&(a, b)) || self.wanted.contains(&(b, a));
+        if let (true, Some((a_local, a_inbox)), Some((b_local, b_inbox))) =
+            (wanted, self.nodes.get(&a), self.nodes.get(&b))
+            && a_local.cluster == b_local.cluster
+            && a_inbox.admit(b_local.peer).is_ok()
+            && b_inbox.admit(a_local.peer).is_ok()
+        {
+            self.up.insert(pair(a, b));
+        }
+    }
+
+    /// The inbox at the other end of a link that is up and not cut.
+    fn inbox(&self, from: NodeId, to: NodeId) -> Option<&Arc<dyn Inbox>> {
+        if !self.up.contains(&pair(from, to)) || self.cut.contains(&(from, to)) {
+            return None;
+        }
+        self.nodes.get(&to).map(|(_, inbox)| inbox)
+    }
+}
+
+impl ChannelNetwork {
+    /// A network without nodes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The transport of `node`. Its address is `mem:` and the node's id.
+    pub fn transport(&self, node: impl Into<NodeId>) -> ChannelTransport {
+        ChannelTransport { network: self.clone(), node: node.into() }
+    }
+
+    /// Lets nothing through from `from` to `to`; the other direction stays as it is.
+    pub fn cut_one_way(&self, from: impl Into<NodeId>, to: impl Into<NodeId>) {
+        self.change().cut.insert((from.into(), to.into()));
+    }
+
+    /// Lets nothing through between two nodes.
+    pub fn cut(&self, a: impl Into<NodeId>, b: impl Into<NodeId>) {
+        let (a, b) = (a.into(), b.into());
+        self.change().cut.extend([(a, b), (b, a)]);
+    }
+
+    /// Undoes every cut between two nodes.
+    pub fn heal(&self, a: impl Into<NodeId>, b: impl Into<NodeId>) {
+        let (a, b) = (a.into(), b.into());
+        self.change().cut.retain(|&(from, to)| pair(from, to) != pair(a, b));
+    }
+
+    fn look(&self) -> RwLockReadGuard<'_, Links> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, Links> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One node's end of a [`ChannelNetwork`].
+pub struct ChannelTransport {
+    network: ChannelNetwork,
+    node: NodeId,
+}
+
+#[async_trait]
+impl Transport for ChannelTransport {
+    async fn start(&self, local: LocalNode, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
+        if local.peer.node != self.node {
+            return Err(TransportError::new(format!(
+                "the transport is that of node {}, not of node {}",
+                self.node, local.peer.node
+            )));
+        }
+        let mut links = self.network.change();
+        if links.nodes.contains_key(&self.node) {
+            return Err(TransportError::new(format!("node {} runs already on this network", self.node)));
+        }
+        links.nodes.insert(self.node, (local, inbox));
+        Ok(())
+    }
+
+    fn address(&self) -> String {
+        format!("mem:{}", self.node)
+    }
+
+    fn connect(&self, peer: NodeId, _address: &str) {
+        self.network.change().wanted.insert((self.node, peer));
+    }
+
+    fn disconnect(&self, peer: NodeId) {
+        let mut links = self.network.change();
+        links.wanted.remove(&(self.node, peer));
+        links.up.remove(&pair(self.node, peer));
+    }
+
+    fn send(&self, to: NodeId, batch: Vec<Envelope>) {
+        let links = self.network.look();
+        let inbox = match links.inbox(self.node, to) {
+            Some(inbox) => Arc::clone(inbox),
+            None => {
+                drop(links);
+                let mut links = self.network.change();
+                links.greet(self.node, to);
+                let Some(inbox) = links.inbox(self.node, to) else { return };
+                Arc::clone(inbox)
+            }
+        };
+        inbox.deliver(self.node, batch);
+    }
+
+    async fn stop(&self) {
+        let mut links = self.network.change();
+        links.nodes.remove(&self.node);
+        links.wanted.retain(|&(from, _)| from != self.node);
+        links.up.retain(|&(a, b)| a != self.node && b != self.node);
+    }
+}

@@ -1,0 +1,280 @@
+//! The handles: what users hold of a running node.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::codec::cold;
+use crate::engine::Status;
+use crate::log_store::LogStore;
+use crate::machine::{Machine, Typed};
+use crate::membership::NodeInfo;
+use crate::runtime::{Member, Node, NodeOptions, RaftError, RaftStatus, StartError};
+use crate::state_machine::StateMachine;
+use crate::transport::{LocalNode, Transport};
+use crate::types::NodeId;
+
+/// A running node whose commands, replies, queries and answers are the types of a [`Machine`]. Cheap to clone; the node ends
+/// when the last clone is dropped, in good order after [`shutdown`](Self::shutdown).
+///
+/// Calls may be cancelled by dropping their future; a cancelled proposal may still be applied.
+///
+/// Three nodes in one process:
+///
+/// ```
+/// use raft_core::mem::{ChannelNetwork, MemLogStore};
+/// use raft_core::{ClusterId, Machine, NodeOptions, Raft};
+/// # #[derive(Default, serde::Serialize, serde::Deserialize)]
+/// # struct Counter(u64);
+/// # impl Machine for Counter {
+/// #     type Command = u64;
+/// #     type Reply = u64;
+/// #     type Query = ();
+/// #     type Answer = u64;
+/// #     fn apply(&mut self, add: u64) -> u64 {
+/// #         self.0 += add;
+/// #         self.0
+/// #     }
+/// #     fn query(&self, _: ()) -> u64 {
+/// #         self.0
+/// #     }
+/// # }
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let network = ChannelNetwork::new();
+/// let mut nodes = Vec::new();
+/// for id in 1..=3 {
+///     let options = NodeOptions::new(ClusterId(7), id);
+///     nodes.push(Raft::start(options, MemLogStore::new(), network.transport(id), Counter::default()).await?);
+/// }
+/// nodes[0].bootstrap([(1, "mem:1"), (2, "mem:2"), (3, "mem:3")]).await?;
+/// let leader = nodes[0].wait_for(|status| status.leader.is_some()).await?.leader;
+/// let leader = nodes.iter().find(|node| Some(node.local().peer.node) == leader).ok_or("no leader")?;
+/// assert_eq!(leader.propose(&2).await?, 2);
+/// assert_eq!(leader.propose(&3).await?, 5);
+/// assert_eq!(leader.read(&()).await?, 5);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Raft<M: Machine> {
+    raw: RawRaft,
+    machine: PhantomData<fn() -> M>,
+}
+
+impl<M: Machine> Clone for Raft<M> {
+    fn clone(&self) -> Self {
+        Self { raw: self.raw.clone(), machine: PhantomData }
+    }
+}
+
+impl<M: Machine> std::fmt::Debug for Raft<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Raft").field("local", &self.local()).finish_non_exhaustive()
+    }
+}
+
+impl<M: Machine> Raft<M> {
+    /// Starts a node: claims the store, recovers what it and the machine hold, and joins in as soon as the transport
+    /// listens. A node with an empty store waits to be founded ([`bootstrap`](Self::bootstrap)) or to be added.
+    ///
+    /// # Errors
+    /// Where store, transport or settings cannot be used. Nothing runs then.
+    pub async fn start(
+        options: NodeOptions,
+        store: impl LogStore,
+        transport: impl Transport,
+        machine: M,
+    ) -> Result<Self, StartError> {
+        let raw = RawRaft::start(options, store, transport, Typed(machine)).await?;
+        Ok(Self { raw, machine: PhantomData })
+    }
+
+    /// Proposes a command and returns its reply once a majority holds it durably and this node has applied it.
+    /// Proposals of one caller who does not wait may be applied in any order.
+    ///
+    /// # Errors
+    /// See [`RaftError`]: after [`RaftError::is_refused`] it is safe to repeat.
+    pub async fn propose(&self, command: &M::Command) -> Result<M::Reply, RaftError> {
+        decode(&self.raw.propose(encode(command)?).await?)
+    }
+
+    /// Asks the state machine. The answer is linearizable: it holds every command that was answered anywhere before this
+    /// call. Only the leader reads; it asks a majority whether it still leads, one round for all reads that wait.
+    ///
+    /// # Errors
+    /// See [`RaftError`]. A read can always be repeated.
+    pub async fn read(&self, query: &M::Query) -> Result<M::Answer, RaftError> {
+        decode(&self.raw.read(encode(query)?).await?)
+    }
+
+    /// Asks this node's state as it is: without a round, on any node, and perhaps old, by seconds or, on a
+    /// node that was cut off, by any time.
+    ///
+    /// # Errors
+    /// See [`RaftError`]. A query can always be repeated.
+    pub async fn query_local(&self, query: &M::Query) -> Result<M::Answer, RaftError> {
+        decode(&self.raw.query_local(encode(query)?).await?)
+    }
+
+    /// See [`RawRaft::bootstrap`].
+    ///
+    /// # Errors
+    /// See [`RawRaft::bootstrap`].
+    pub async fn bootstrap(
+        &self,
+        members: impl IntoIterator<Item = impl Into<Member>>,
+    ) -> Result<(), RaftError> {
+        self.raw.bootstrap(members).await
+    }
+
+    /// The status, as a watch that changes with it. Role, term, leader and configuration show at once, progress
+    /// within a few milliseconds. It keeps the last status after the node has ended.
+    pub fn status(&self) -> watch::Receiver<RaftStatus> {
+        self.raw.status()
+    }
+
+    /// See [`RawRaft::wait_for`].
+    ///
+    /// # Errors
+    /// See [`RawRaft::wait_for`].
+    pub async fn wait_for(&self, wanted: impl FnMut(&Status) -> bool) -> Result<Status, RaftError> {
+        self.raw.wait_for(wanted).await
+    }
+
+    /// See [`RawRaft::shutdown`].
+    pub async fn shutdown(&self) {
+        self.raw.shutdown().await;
+    }
+
+    /// Where the transport listens.
+    pub fn address(&self) -> &str {
+        self.raw.address()
+    }
+
+    /// This node, its data folder, and how often it was started.
+    pub fn local(&self) -> LocalNode {
+        self.raw.local()
+    }
+
+    /// The same node, over bytes.
+    pub const fn raw(&self) -> &RawRaft {
+        &self.raw
+    }
+}
+
+fn encode(value: &impl Serialize) -> Result<Bytes, RaftError> {
+    cold::encode(value).map(Bytes::from).map_err(RaftError::Encode)
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RaftError> {
+    cold::decode(bytes).map_err(RaftError::Decode)
+}
+
+/// A running node over bytes: what [`Raft`] is made of, for those who bring their own [`StateMachine`] and codec.
+/// Cheap to clone; the node ends when the last clone is dropped.
+#[derive(Clone)]
+pub struct RawRaft {
+    node: Arc<Node>,
+}
+
+impl std::fmt::Debug for RawRaft {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawRaft").field("local", &self.local()).finish_non_exhaustive()
+    }
+}
+
+impl RawRaft {
+    /// Starts a node, see [`Raft::start`].
+    ///
+    /// # Errors
+    /// Where store, transport, machine or settings cannot be used. Nothing runs then.
+    pub async fn start(
+        options: NodeOptions,
+        store: impl LogStore,
+        transport: impl Transport,
+        machine: impl StateMachine,
+    ) -> Result<Self, StartError> {
+        let node = Node::start(options, Arc::new(store), Arc::new(transport), Box::new(machine)).await?;
+        Ok(Self { node: Arc::new(node) })
+    }
+
+    /// Proposes a command, see [`Raft::propose`].
+    ///
+    /// # Errors
+    /// See [`RaftError`]: after [`RaftError::is_refused`] it is safe to repeat.
+    pub async fn propose(&self, command: Bytes) -> Result<Bytes, RaftError> {
+        self.node.propose(command).await
+    }
+
+    /// Asks the state machine, linearizably, see [`Raft::read`].
+    ///
+    /// # Errors
+    /// See [`RaftError`]. A read can always be repeated.
+    pub async fn read(&self, query: Bytes) -> Result<Bytes, RaftError> {
+        self.node.read(query).await
+    }
+
+    /// Asks this node's state as it is, which may be old, see [`Raft::query_local`].
+    ///
+    /// # Errors
+    /// See [`RaftError`]. A query can always be repeated.
+    pub async fn query_local(&self, query: Bytes) -> Result<Bytes, RaftError> {
+        self.node.query_local(query).await
+    }
+
+    /// Founds the cluster with these members, this node among them, and returns once its first configuration is
+    /// committed. All members must run with empty stores; it waits until it has reached each of them. It may be called on
+    /// one member or on several at once, and repeated: it is `Ok` where the cluster is founded with the same members
+    /// already.
+    ///
+    /// # Errors
+    /// [`RaftError::Bootstrap`] where the members make no cluster, or it is founded with others.
+    pub async fn bootstrap(
+        &self,
+        members: impl IntoIterator<Item = impl Into<Member>>,
+    ) -> Result<(), RaftError> {
+        let mut nodes: BTreeMap<NodeId, NodeInfo> = BTreeMap::new();
+        for member in members {
+            let (node, info) = member.into().into();
+            if nodes.insert(node, info).is_some() {
+                return Err(RaftError::Bootstrap(format!("node {node} is named twice")));
+            }
+        }
+        self.node.bootstrap(nodes).await
+    }
+
+    /// The status, see [`Raft::status`].
+    pub fn status(&self) -> watch::Receiver<RaftStatus> {
+        self.node.status.clone()
+    }
+
+    /// Waits until the status is as wanted, and returns it.
+    ///
+    /// # Errors
+    /// Where the node has ended.
+    pub async fn wait_for(&self, mut wanted: impl FnMut(&Status) -> bool) -> Result<Status, RaftError> {
+        self.node.wait_for(|status| wanted(&status.engine)).await.map(|status| status.engine)
+    }
+
+    /// Ends the node in good order: takes no more calls, finishes what is on its way to disk, applies and answers what is
+    /// committed, answers the rest with `Unknown`, stops the transport, and lets go of store and machine. Repeating it
+    /// does nothing.
+    pub async fn shutdown(&self) {
+        self.node.shut_down().await;
+    }
+
+    /// Where the transport listens.
+    pub fn address(&self) -> &str {
+        &self.node.address
+    }
+
+    /// This node, its data folder, and how often it was started.
+    pub fn local(&self) -> LocalNode {
+        self.node.local
+    }
+}

@@ -1,0 +1,522 @@
+//! The loop that drives one group's engine: inputs in, `ready` out, never blocked by disk, network or machine.
+
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, Sleep};
+
+use super::applier::Job;
+use super::error::RaftError;
+use super::guard::guarded;
+use super::log_writer::{LogWriter, Submitted};
+use super::mailbox::{Bootstrap, Closed, Completion, Inputs, Mailbox, Query, Queue};
+use super::outbox::Outbox;
+use super::pending::Pending;
+use super::status::{Counters, StatusBoard};
+use crate::engine::{Engine, Event, Fetch, ProposeError, ReadError, ReadId, Ready, Refusal};
+use crate::log_store::{LogStore, StorageErrorKind, Write};
+use crate::types::{Entry, GroupId, NodeId, Time};
+
+/// How soon the engine hears of what was applied if nothing else wakes the driver before.
+const APPLIED_DELAY: Duration = Duration::from_millis(2);
+
+/// How long a shutdown waits for the state machine to finish what it was given.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the loop ends.
+enum End {
+    Shutdown,
+    Fatal(Arc<str>),
+}
+
+/// Queries that share a read round.
+struct Round {
+    queries: Vec<Query>,
+    expires: Time,
+}
+
+/// What a driver is made of.
+pub(super) struct Parts {
+    pub(super) engine: Engine,
+    pub(super) group: GroupId,
+    pub(super) node: NodeId,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) outbox: Outbox,
+    pub(super) store: Arc<dyn LogStore>,
+    pub(super) writer: Arc<LogWriter>,
+    pub(super) jobs: Arc<Queue<Job>>,
+    pub(super) applier: JoinHandle<()>,
+    pub(super) status: StatusBoard,
+    pub(super) origin: Instant,
+    pub(super) timeout: Duration,
+    pub(super) max_batch_bytes: usize,
+    pub(super) max_open: usize,
+    pub(super) max_apply_bytes: usize,
+}
+
+pub(super) struct Driver {
+    parts: Parts,
+    pending: Pending,
+    rounds: BTreeMap<ReadId, Round>,
+    fetches: JoinSet<()>,
+    /// Writes handed in and not yet durable.
+    writing: usize,
+    /// The last index handed to the applier, and the bytes handed over since the engine last heard from it.
+    handed_over: u64,
+    handed_over_bytes: usize,
+    /// When to tell the engine what was applied, at the latest.
+    applied_due: Option<Time>,
+    refused: BTreeMap<Refusal, u64>,
+    overloaded: u64,
+    expired: u64,
+    closing: Closing,
+}
+
+/// However the driver ends, nobody waits for it any more.
+struct Closing {
+    mailbox: Arc<Mailbox>,
+    jobs: Arc<Queue<Job>>,
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let closed = if std::thread::panicking() {
+            Closed::Fatal("the driver panicked; this is a bug in raft-core".into())
+        } else {
+            Closed::Stopped
+        };
+        self.mailbox.close(closed);
+        self.jobs.clear();
+    }
+}
+
+impl Driver {
+    pub(super) fn new(parts: Parts) -> Self {
+        let handed_over = parts.engine.applied_index();
+        let closing = Closing { mailbox: Arc::clone(&parts.mailbox), jobs: Arc::clone(&parts.jobs) };
+        Self {
+            closing,
+            parts,
+            pending: Pending::default(),
+            rounds: BTreeMap::new(),
+            fetches: JoinSet::new(),
+            writing: 0,
+            handed_over,
+            handed_over_bytes: 0,
+            applied_due: None,
+            refused: BTreeMap::new(),
+            overloaded: 0,
+            expired: 0,
+        }
+    }
+
+    /// Drives the group until it is shut down or cannot go on.
+    pub(super) async fn run(mut self) {
+        let reason = match self.drive().await {
+            End::Shutdown => {
+                self.finish().await;
+                None
+            }
+            End::Fatal(reason) => Some(reason),
+        };
+        if let Some(reason) = &reason {
+            tracing::error!(node = %self.parts.node, group = %self.parts.group, %reason, "the group has stopped for good");
+            self.parts.mailbox.close(Closed::Fatal(Arc::clone(reason)));
+            self.parts.applier.abort();
+        }
+        self.end(reason).await;
+    }
+
+    async fn drive(&mut self) -> End {
+        let mut inputs = Inputs::default();
+        let mut armed = self.deadline();
+        let mut sleep = Box::pin(tokio::time::sleep_until(self.parts.origin + armed));
+        if let Err(reason) = self.turn(self.now()) {
+            return End::Fatal(reason);
+        }
+        loop {
+            let wanted = self.deadline();
+            // A deadline that moved away is left as it is: the loop then turns once in vain, which costs less than
+            // setting the timer in every turn.
+            if wanted < armed || sleep.is_elapsed() {
+                armed = wanted;
+                sleep.as_mut().reset(self.parts.origin + armed);
+            }
+            wait(&self.parts.mailbox, sleep.as_mut(), &mut inputs).await;
+            let now = self.now();
+            if let Err(reason) = self.take_in(&mut inputs, now).and_then(|()| self.turn(now)) {
+                inputs.refuse(&RaftError::Fatal { reason: Arc::clone(&reason) });
+                return End::Fatal(reason);
+            }
+            if std::mem::take(&mut inputs.shutdown) {
+                return End::Shutdown;
+            }
+        }
+    }
+
+    fn now(&self) -> Time {
+        self.parts.origin.elapsed()
+    }
+
+    fn deadline(&self) -> Time {
+        let rounds = self.rounds.first_key_value().map(|(_, round)| round.expires);
+        [self.pending.expires(), rounds, self.parts.status.due(), self.applied_due]
+            .into_iter()
+            .flatten()
+            .fold(self.parts.engine.deadline(), Time::min)
+    }
+
+    /// Feeds the engine with everything that waited. Messages come before time: after a pause, a leader's heartbeat
+    /// that waited keeps a follower from an election.
+    fn take_in(&mut self, inputs: &mut Inputs, now: Time) -> Result<(), Arc<str>> {
+        for completion in inputs.completions.drain(..) {
+            self.complete(completion, now)?;
+        }
+        for envelope in inputs.messages.drain(..) {
+            self.parts.engine.step(envelope, now);
+        }
+        self.hear_applied(now);
+        if inputs.shutdown {
+            inputs.refuse(&RaftError::Stopped);
+            return Ok(());
+        }
+        for bootstrap in inputs.bootstraps.drain(..) {
+            self.bootstrap(bootstrap, now);
+        }
+        if !inputs.commands.is_empty() {
+            // As many places as this time, so that they need not grow step by step.
+            let count = inputs.commands.len();
+            let commands = std::mem::replace(&mut inputs.commands, Vec::with_capacity(count));
+            let replies = std::mem::replace(&mut inputs.replies, Vec::with_capacity(count));
+            self.propose(commands, replies, inputs.call_bytes, now);
+        }
+        if !inputs.reads.is_empty() {
+            self.read(std::mem::take(&mut inputs.reads), now);
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, completion: Completion, now: Time) -> Result<(), Arc<str>> {
+        match completion {
+            Completion::Written(number) => {
+                self.writing = self.writing.saturating_sub(1);
+                self.parts.engine.written(number, now);
+            }
+            Completion::Fetched(purpose, entries) => self.parts.engine.fetched(purpose, entries, now),
+            Completion::Fatal(reason) => return Err(reason),
+        }
+        Ok(())
+    }
+
+    fn hear_applied(&mut self, now: Time) {
+        let applied = self.parts.mailbox.applied.load(Ordering::Acquire);
+        if applied > self.parts.engine.applied_index() {
+            self.parts.engine.applied(applied, now);
+            self.handed_over_bytes = 0;
+        }
+        if applied >= self.handed_over {
+            self.applied_due = None;
+        } else if self.applied_due.is_none_or(|due| due <= now) {
+            self.applied_due = Some(now + APPLIED_DELAY);
+        }
+    }
+
+    fn bootstrap(&mut self, bootstrap: Bootstrap, now: Time) {
+        let Bootstrap { members, reply } = bootstrap;
+        let nodes: Vec<(NodeId, String)> =
+            members.iter().map(|(&node, info)| (node, info.address.clone())).collect();
+        let result = self.parts.engine.bootstrap(members, now);
+        if result.is_ok() {
+            self.parts.outbox.connect(nodes.iter().map(|(node, address)| (*node, address.as_str())));
+        }
+        let _gone = reply.send(result);
+    }
+
+    /// Proposes in pieces that the engine can take, so that an overload hits the last ones, not all.
+    fn propose(
+        &mut self,
+        mut commands: Vec<bytes::Bytes>,
+        mut replies: Vec<super::mailbox::ReplyTo>,
+        bytes: usize,
+        now: Time,
+    ) {
+        if bytes <= self.parts.max_batch_bytes {
+            return self.propose_piece(commands, replies, now);
+        }
+        while !commands.is_empty() {
+            let mut piece_bytes = 0;
+            let count = commands
+                .iter()
+                .take_while(|command| {
+                    piece_bytes += Entry::OVERHEAD_BYTES + command.len();
+                    piece_bytes <= self.parts.max_batch_bytes
+                })
+                .count()
+                .max(1);
+            let rest = (commands.split_off(count), replies.split_off(count));
+            self.propose_piece(commands, replies, now);
+            (commands, replies) = rest;
+        }
+    }
+
+    fn propose_piece(
+        &mut self,
+        commands: Vec<bytes::Bytes>,
+        replies: Vec<super::mailbox::ReplyTo>,
+        now: Time,
+    ) {
+        let error = if self.pending.len() + commands.len() > self.parts.max_open {
+            RaftError::Overloaded
+        } else {
+            match self.parts.engine.propose(commands, now) {
+                Ok(first) => return self.pending.push(first, replies, now + self.parts.timeout),
+                Err(ProposeError::NotLeader { leader }) => self.not_leader(leader),
+                Err(ProposeError::TooLarge { bytes, limit }) => RaftError::TooLarge { bytes, limit },
+                Err(ProposeError::Overloaded) => RaftError::Overloaded,
+                Err(ProposeError::Fatal) => RaftError::Fatal { reason: "the group has stopped".into() },
+            }
+        };
+        if error == RaftError::Overloaded {
+            self.overloaded += replies.len() as u64;
+        }
+        for reply in replies {
+            let _gone = reply.send(Err(error.clone()));
+        }
+    }
+
+    /// One round serves all reads that waited.
+    fn read(&mut self, queries: Vec<Query>, now: Time) {
+        let error = match self.parts.engine.read(now) {
+            Ok(id) => {
+                self.rounds.insert(id, Round { queries, expires: now + self.parts.timeout });
+                return;
+            }
+            Err(ReadError::NotLeader { leader }) => self.not_leader(leader),
+            Err(ReadError::Overloaded) => {
+                self.overloaded += queries.len() as u64;
+                RaftError::Overloaded
+            }
+            Err(ReadError::Fatal) => RaftError::Fatal { reason: "the group has stopped".into() },
+        };
+        answer(queries, &error);
+    }
+
+    fn not_leader(&self, leader: Option<NodeId>) -> RaftError {
+        let info = leader.and_then(|leader| self.parts.engine.membership().nodes.get(&leader));
+        let address = info.map(|info| {
+            if info.client_address.is_empty() { info.address.clone() } else { info.client_address.clone() }
+        });
+        RaftError::NotLeader { leader, address }
+    }
+
+    /// Lets time pass, and does what the engine wants done.
+    fn turn(&mut self, now: Time) -> Result<(), Arc<str>> {
+        if now >= self.parts.engine.deadline() {
+            self.parts.engine.tick(now);
+        }
+        let mut changed = false;
+        loop {
+            let ready = self.parts.engine.ready(now);
+            if ready.is_empty() {
+                break;
+            }
+            // A configuration comes and goes with an outline or an event.
+            if !ready.events.is_empty() || ready.write.as_ref().is_some_and(|write| write.outline.is_some()) {
+                changed |= self.parts.outbox.follow(self.parts.engine.membership());
+            }
+            match self.carry_out(ready, now)? {
+                // A store in memory is done at once, and with that there may be more to do.
+                Some(number) => self.parts.engine.written(number, now),
+                None => break,
+            }
+        }
+        self.sweep(now);
+        let Self { parts, refused, overloaded, expired, .. } = self;
+        let Parts { status, engine, mailbox, .. } = parts;
+        status.update(engine, changed, || count(refused, *overloaded, *expired, mailbox), now);
+        Ok(())
+    }
+
+    /// Returns the number of the write if it is durable already.
+    fn carry_out(&mut self, ready: Ready, now: Time) -> Result<Option<u64>, Arc<str>> {
+        for event in ready.events {
+            self.note(event);
+        }
+        if let Some(violation) = ready.fatal {
+            return Err(violation.to_string().into());
+        }
+        // First the messages, then the write: the other nodes work while the disk does.
+        if !ready.messages.is_empty() {
+            self.parts.outbox.send(ready.messages);
+        }
+        let durable = ready.write.map(|write| self.write(write)).transpose()?.flatten();
+        if !ready.apply.is_empty() {
+            self.apply(ready.apply, now);
+        }
+        for fetch in ready.fetches {
+            self.fetch(fetch);
+        }
+        for read in ready.reads {
+            if let Some(Round { queries, expires }) = self.rounds.remove(&read.id) {
+                let expires = self.parts.origin + expires;
+                self.parts.jobs.push(Job::Read { index: read.index, queries, expires });
+            }
+        }
+        for id in ready.failed_reads {
+            if let Some(round) = self.rounds.remove(&id) {
+                answer(round.queries, &self.not_leader(self.parts.engine.leader()));
+            }
+        }
+        Ok(durable)
+    }
+
+    fn write(&mut self, write: Write) -> Result<Option<u64>, Arc<str>> {
+        let number = write.number;
+        match self.parts.writer.submit(write, &self.parts.mailbox)? {
+            Submitted::Done => Ok(Some(number)),
+            Submitted::Waiting => {
+                self.writing += 1;
+                Ok(None)
+            }
+        }
+    }
+
+    fn apply(&mut self, entries: Vec<Entry>, now: Time) {
+        let Some(last) = entries.last() else { return };
+        self.handed_over = last.index();
+        self.handed_over_bytes += entries.iter().map(Entry::bytes).sum::<usize>();
+        // The engine holds entries back while the applier has too much: then it waits to hear of it.
+        let nudge = self.handed_over_bytes >= self.parts.max_apply_bytes / 2;
+        self.applied_due.get_or_insert(now + APPLIED_DELAY);
+        let expires = self.pending.expires().map(|expires| self.parts.origin + expires);
+        let waiters = self.pending.resolve(&entries);
+        self.parts.jobs.push(Job::Apply { entries, waiters, expires, nudge });
+    }
+
+    fn fetch(&mut self, fetch: Fetch) {
+        while self.fetches.try_join_next().is_some() {}
+        let Fetch { purpose, range, max_bytes } = fetch;
+        let Parts { store, writer, mailbox, group, .. } = &self.parts;
+        let (store, writer, mailbox, group) =
+            (Arc::clone(store), Arc::clone(writer), Arc::clone(mailbox), *group);
+        self.fetches.spawn(async move {
+            match guarded(store.read(group, range, max_bytes)).await {
+                Ok(Ok(entries)) => mailbox.complete(Completion::Fetched(purpose, entries)),
+                // A truncation or compaction came first: the engine asks anew for what is there now.
+                Ok(Err(error)) if error.kind() == StorageErrorKind::Invalid => {
+                    mailbox.complete(Completion::Fetched(purpose, Vec::new()));
+                }
+                Ok(Err(error)) => {
+                    writer.fail(&error.to_string());
+                }
+                Err(panic) => {
+                    writer.fail(&panic);
+                }
+            }
+        });
+    }
+
+    /// Gives up what has been open for too long.
+    fn sweep(&mut self, now: Time) {
+        self.expired += self.pending.expire(now) as u64;
+        while let Some(first) = self.rounds.first_entry().filter(|first| first.get().expires <= now) {
+            let queries = first.remove().queries;
+            self.expired += queries.len() as u64;
+            answer(queries, &RaftError::Unknown);
+        }
+    }
+
+    fn note(&mut self, event: Event) {
+        let Parts { node, group, .. } = &self.parts;
+        match event {
+            Event::Refused { from, reason } => {
+                let count = self.refused.entry(reason).or_default();
+                *count += 1;
+                // Rarer and rarer: a peer must not be able to fill the disk with log lines.
+                if count.is_power_of_two() {
+                    tracing::warn!(%node, %group, from = %from.node, %reason, count, "refused a message");
+                }
+            }
+            Event::PromiseBroken { .. } => tracing::warn!(%node, %group, ?event),
+            Event::Resend { .. } => tracing::debug!(%node, %group, ?event),
+            _ => tracing::info!(%node, %group, ?event),
+        }
+    }
+
+    /// Ends in good order: what is on its way to disk gets there, what is committed is applied and answered.
+    async fn finish(&mut self) {
+        let mut inputs = Inputs::default();
+        while self.writing > 0 {
+            poll_fn(|cx| self.parts.mailbox.poll_take(cx, &mut inputs)).await;
+            inputs.messages.clear();
+            for completion in inputs.completions.drain(..) {
+                match completion {
+                    Completion::Written(_) => self.writing = self.writing.saturating_sub(1),
+                    Completion::Fetched(..) => {}
+                    Completion::Fatal(_) => self.writing = 0,
+                }
+            }
+        }
+        self.parts.jobs.close();
+        if tokio::time::timeout(DRAIN_TIMEOUT, &mut self.parts.applier).await.is_err() {
+            self.parts.applier.abort();
+        }
+    }
+
+    /// Answers whoever still waits, lets go of transport, store and machine, and publishes the last status.
+    async fn end(mut self, fatal: Option<Arc<str>>) {
+        self.pending.abandon();
+        let error = fatal.clone().map_or(RaftError::Stopped, |reason| RaftError::Fatal { reason });
+        for (_, round) in std::mem::take(&mut self.rounds) {
+            answer(round.queries, &error);
+        }
+        self.parts.jobs.clear();
+        let now = self.now();
+        let counters = count(&self.refused, self.overloaded, self.expired, &self.parts.mailbox);
+        self.parts.status.publish(self.parts.engine.status(), fatal, counters, now);
+        self.parts.outbox.stop().await;
+        self.fetches.shutdown().await;
+        let Self { parts, fetches, closing, .. } = self;
+        drop((closing, fetches));
+        let Parts { store, writer, status, outbox, applier, .. } = parts;
+        drop((store, outbox));
+        if !applier.is_finished() {
+            let _ended = tokio::time::timeout(DRAIN_TIMEOUT, applier).await;
+        }
+        if let Some(writer) = Arc::into_inner(writer) {
+            writer.close().await;
+        }
+        // Last of all: a shutdown waits for it.
+        drop(status);
+    }
+}
+
+fn answer(queries: Vec<Query>, error: &RaftError) {
+    for query in queries {
+        let _gone = query.reply.send(Err(error.clone()));
+    }
+}
+
+fn count(refused: &BTreeMap<Refusal, u64>, overloaded: u64, expired: u64, mailbox: &Mailbox) -> Counters {
+    Counters {
+        refused: refused.clone(),
+        dropped_messages: mailbox.dropped.load(Ordering::Relaxed),
+        overloaded: overloaded + mailbox.overloaded.load(Ordering::Relaxed),
+        expired,
+    }
+}
+
+/// Waits for inputs or the timer.
+async fn wait(mailbox: &Mailbox, mut sleep: Pin<&mut Sleep>, inputs: &mut Inputs) {
+    poll_fn(|cx| match mailbox.poll_take(cx, inputs) {
+        Poll::Ready(()) => Poll::Ready(()),
+        Poll::Pending => sleep.as_mut().poll(cx),
+    })
+    .await;
+}

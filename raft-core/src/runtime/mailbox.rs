@@ -1,0 +1,359 @@
+//! Where the driver's inputs wait. One lock a call, one wake-up a batch.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::error::RaftError;
+use crate::engine::{BootstrapError, FetchPurpose};
+use crate::membership::NodeInfo;
+use crate::message::Envelope;
+use crate::types::{Entry, Index, NodeId};
+
+/// Where a call's answer goes.
+pub(crate) type ReplyTo = oneshot::Sender<Result<Bytes, RaftError>>;
+
+/// What a call costs in the queue beside its bytes.
+const CALL_OVERHEAD_BYTES: usize = Entry::OVERHEAD_BYTES;
+
+/// A lock whose holder panicked still guards data that are whole: no code of ours panics within.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A question to the state machine.
+pub(crate) struct Query {
+    pub(crate) bytes: Bytes,
+    pub(crate) reply: ReplyTo,
+    pub(crate) permit: Permit,
+}
+
+/// Founding members, as a caller named them.
+pub(crate) struct Bootstrap {
+    pub(crate) members: BTreeMap<NodeId, NodeInfo>,
+    pub(crate) reply: oneshot::Sender<Result<(), BootstrapError>>,
+}
+
+/// What the tasks beside the driver tell it.
+pub(crate) enum Completion {
+    /// This write and all before it are durable.
+    Written(u64),
+    /// Entries were read.
+    Fetched(FetchPurpose, Vec<Entry>),
+    /// The group cannot go on.
+    Fatal(Arc<str>),
+}
+
+/// Everything that waited.
+#[derive(Default)]
+pub(crate) struct Inputs {
+    pub(crate) commands: Vec<Bytes>,
+    /// One for each of `commands`.
+    pub(crate) replies: Vec<ReplyTo>,
+    /// The cost of `commands` and `reads`.
+    pub(crate) call_bytes: usize,
+    pub(crate) reads: Vec<Query>,
+    pub(crate) bootstraps: Vec<Bootstrap>,
+    pub(crate) messages: Vec<Envelope>,
+    message_bytes: usize,
+    pub(crate) completions: Vec<Completion>,
+    /// Only look around: the applier has come far.
+    pub(crate) nudged: bool,
+    pub(crate) shutdown: bool,
+}
+
+impl Inputs {
+    fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+            && self.commands.is_empty()
+            && self.completions.is_empty()
+            && self.reads.is_empty()
+            && self.bootstraps.is_empty()
+            && !self.nudged
+            && !self.shutdown
+    }
+}
+
+/// Why a mailbox takes nothing any more.
+#[derive(Clone, Debug)]
+pub(crate) enum Closed {
+    Stopped,
+    Fatal(Arc<str>),
+}
+
+impl From<Closed> for RaftError {
+    fn from(closed: Closed) -> Self {
+        match closed {
+            Closed::Stopped => Self::Stopped,
+            Closed::Fatal(reason) => Self::Fatal { reason },
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    inputs: Inputs,
+    waker: Option<Waker>,
+    closed: Option<Closed>,
+}
+
+/// The driver's mailbox.
+pub(crate) struct Mailbox {
+    state: Mutex<State>,
+    max_call_bytes: usize,
+    max_message_bytes: usize,
+    /// What the applier has applied. Read by the driver in every turn, so that most batches need no wake-up of their own.
+    pub(crate) applied: AtomicU64,
+    /// Messages dropped for want of room.
+    pub(crate) dropped: AtomicU64,
+    /// Calls refused for want of room.
+    pub(crate) overloaded: AtomicU64,
+}
+
+impl Mailbox {
+    pub(crate) fn new(max_call_bytes: usize, max_message_bytes: usize, applied: Index) -> Self {
+        Self {
+            state: Mutex::default(),
+            max_call_bytes,
+            max_message_bytes,
+            applied: AtomicU64::new(applied),
+            dropped: AtomicU64::new(0),
+            overloaded: AtomicU64::new(0),
+        }
+    }
+
+    fn call(&self, bytes: usize, put: impl FnOnce(&mut Inputs)) -> Result<(), RaftError> {
+        let mut state = lock(&self.state);
+        if let Some(closed) = &state.closed {
+            return Err(closed.clone().into());
+        }
+        let total = state.inputs.call_bytes + CALL_OVERHEAD_BYTES + bytes;
+        if total > self.max_call_bytes {
+            self.overloaded.fetch_add(1, Ordering::Relaxed);
+            return Err(RaftError::Overloaded);
+        }
+        state.inputs.call_bytes = total;
+        put(&mut state.inputs);
+        wake(state);
+        Ok(())
+    }
+
+    pub(crate) fn propose(&self, command: Bytes, reply: ReplyTo) -> Result<(), RaftError> {
+        self.call(command.len(), |inputs| {
+            inputs.commands.push(command);
+            inputs.replies.push(reply);
+        })
+    }
+
+    pub(crate) fn read(&self, query: Query) -> Result<(), RaftError> {
+        self.call(query.bytes.len(), |inputs| inputs.reads.push(query))
+    }
+
+    pub(crate) fn bootstrap(&self, bootstrap: Bootstrap) -> Result<(), RaftError> {
+        self.call(0, |inputs| inputs.bootstraps.push(bootstrap))
+    }
+
+    /// Takes received messages; what there is no room for is dropped and counted.
+    pub(crate) fn deliver(&self, batch: Vec<Envelope>) {
+        let mut state = lock(&self.state);
+        if state.closed.is_some() {
+            return;
+        }
+        let mut dropped = 0;
+        for envelope in batch {
+            let total = state.inputs.message_bytes + envelope.bytes();
+            if total > self.max_message_bytes {
+                dropped += 1;
+            } else {
+                state.inputs.message_bytes = total;
+                state.inputs.messages.push(envelope);
+            }
+        }
+        if dropped > 0 {
+            self.dropped.fetch_add(dropped, Ordering::Relaxed);
+        }
+        wake(state);
+    }
+
+    pub(crate) fn complete(&self, completion: Completion) {
+        let mut state = lock(&self.state);
+        state.inputs.completions.push(completion);
+        wake(state);
+    }
+
+    /// Makes the driver look at `applied`.
+    pub(crate) fn nudge(&self) {
+        let mut state = lock(&self.state);
+        state.inputs.nudged = true;
+        wake(state);
+    }
+
+    /// Asks the driver to end; calls are refused from now on.
+    pub(crate) fn shut_down(&self) {
+        let mut state = lock(&self.state);
+        state.closed.get_or_insert(Closed::Stopped);
+        state.inputs.shutdown = true;
+        wake(state);
+    }
+
+    /// Takes nothing any more, and refuses what waits.
+    pub(crate) fn close(&self, closed: Closed) {
+        let mut state = lock(&self.state);
+        if !matches!(state.closed, Some(Closed::Fatal(_))) {
+            state.closed = Some(closed.clone());
+        }
+        let mut inputs = std::mem::take(&mut state.inputs);
+        drop(state);
+        inputs.refuse(&closed.into());
+    }
+
+    pub(crate) fn closed(&self) -> Option<RaftError> {
+        lock(&self.state).closed.clone().map(RaftError::from)
+    }
+
+    /// Swaps what waits with `inputs`, which the driver has emptied and whose memory is used again.
+    pub(crate) fn poll_take(&self, cx: &mut Context<'_>, inputs: &mut Inputs) -> Poll<()> {
+        let mut state = lock(&self.state);
+        if state.inputs.is_empty() {
+            if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                state.waker = Some(cx.waker().clone());
+            }
+            return Poll::Pending;
+        }
+        std::mem::swap(&mut state.inputs, inputs);
+        state.inputs.call_bytes = 0;
+        state.inputs.message_bytes = 0;
+        state.inputs.nudged = false;
+        state.inputs.shutdown = false;
+        Poll::Ready(())
+    }
+}
+
+impl Inputs {
+    /// Tells the callers that their calls were not taken.
+    pub(crate) fn refuse(&mut self, error: &RaftError) {
+        let reads = self.reads.drain(..).map(|query| query.reply);
+        for reply in self.replies.drain(..).chain(reads) {
+            let _gone = reply.send(Err(error.clone()));
+        }
+        self.commands.clear();
+        self.bootstraps.clear();
+    }
+}
+
+/// Wakes the driver after the lock is free, and only if it sleeps.
+fn wake(mut state: MutexGuard<'_, State>) {
+    let waker = state.waker.take();
+    drop(state);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// Bounds how many questions are open at once, and their bytes.
+pub(crate) struct Gauge {
+    count: AtomicUsize,
+    bytes: AtomicUsize,
+    max_count: usize,
+    max_bytes: usize,
+}
+
+impl Gauge {
+    pub(crate) fn new(max_count: usize, max_bytes: usize) -> Self {
+        Self { count: AtomicUsize::new(0), bytes: AtomicUsize::new(0), max_count, max_bytes }
+    }
+
+    /// Room for one more question; given back when the permit is dropped.
+    pub(crate) fn admit(self: &Arc<Self>, bytes: usize) -> Result<Permit, RaftError> {
+        let permit = Permit { gauge: Arc::clone(self), bytes };
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        let total = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if count >= self.max_count || total.saturating_add(bytes) > self.max_bytes {
+            return Err(RaftError::Overloaded);
+        }
+        Ok(permit)
+    }
+}
+
+/// A place in a [`Gauge`].
+pub(crate) struct Permit {
+    gauge: Arc<Gauge>,
+    bytes: usize,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.gauge.count.fetch_sub(1, Ordering::Relaxed);
+        self.gauge.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+struct QueueState<T> {
+    items: Vec<T>,
+    waker: Option<Waker>,
+    closed: bool,
+}
+
+/// A queue to one task, emptied whole. Its producers bound it.
+pub(crate) struct Queue<T>(Mutex<QueueState<T>>);
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self(Mutex::new(QueueState { items: Vec::new(), waker: None, closed: false }))
+    }
+}
+
+impl<T> Queue<T> {
+    /// False where the queue is closed.
+    pub(crate) fn push(&self, item: T) -> bool {
+        let mut state = lock(&self.0);
+        if state.closed {
+            return false;
+        }
+        state.items.push(item);
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
+    }
+
+    /// Takes nothing any more; what waits is still handed out.
+    pub(crate) fn close(&self) {
+        let mut state = lock(&self.0);
+        state.closed = true;
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Takes nothing any more, and drops what waits.
+    pub(crate) fn clear(&self) {
+        self.close();
+        let items = std::mem::take(&mut lock(&self.0).items);
+        drop(items);
+    }
+
+    /// Swaps what waits with `items`, which is empty; false once closed and empty.
+    pub(crate) fn poll_take(&self, cx: &mut Context<'_>, items: &mut Vec<T>) -> Poll<bool> {
+        let mut state = lock(&self.0);
+        if !state.items.is_empty() {
+            std::mem::swap(&mut state.items, items);
+            return Poll::Ready(true);
+        }
+        if state.closed {
+            return Poll::Ready(false);
+        }
+        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            state.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}

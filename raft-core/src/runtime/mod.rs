@@ -1,0 +1,30 @@
+//! The tokio runtime: one driver task a group, one log writer a store, one applier a state machine.
+//!
+//! ```text
+//!  callers ──▶ mailbox ──▶ driver (engine) ──▶ outbox ──▶ transport ──▶ peers
+//!  transport ─▶    ▲          │     │
+//!                  │          ▼     ▼
+//!                  ├──── log writer  applier ──▶ callers
+//!                  └───────────────────┘
+//! ```
+//!
+//! The driver waits for nothing but its mailbox and its deadline.
+
+mod applier;
+mod driver;
+mod error;
+mod guard;
+mod log_writer;
+mod mailbox;
+mod node;
+mod options;
+mod outbox;
+mod pending;
+mod recover;
+mod status;
+
+pub use error::{RaftError, StartError};
+pub use options::{Member, NodeOptions};
+pub use status::{Counters, RaftStatus};
+
+pub(crate) use node::Node;

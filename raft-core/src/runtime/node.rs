@@ -1,0 +1,182 @@
+//! A group on this node, running: its tasks are started here and spoken to from here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use super::applier::{Applier, Job};
+use super::driver::{Driver, Parts};
+use super::error::{RaftError, StartError};
+use super::log_writer::LogWriter;
+use super::mailbox::{Bootstrap, Gauge, Mailbox, Query, Queue};
+use super::options::NodeOptions;
+use super::outbox::{GroupInbox, Outbox};
+use super::recover::{Recovered, recover};
+use super::status::{RaftStatus, StatusBoard};
+use crate::engine::BootstrapError;
+use crate::log_store::LogStore;
+use crate::membership::NodeInfo;
+use crate::state_machine::StateMachine;
+use crate::transport::{LocalNode, Transport};
+use crate::types::{Entry, NodeId, Time};
+
+/// The part of [`Config::max_uncommitted_bytes`](crate::Config::max_uncommitted_bytes) that one batch of proposals
+/// may take: when the engine is full, most callers still get their turn.
+const BATCH_SHARE: usize = 8;
+
+/// A running group. Ends when this is dropped.
+pub(crate) struct Node {
+    mailbox: Arc<Mailbox>,
+    jobs: Arc<Queue<Job>>,
+    gauge: Arc<Gauge>,
+    pub(crate) status: watch::Receiver<RaftStatus>,
+    pub(crate) local: LocalNode,
+    pub(crate) address: String,
+    client_address: String,
+    max_entry_bytes: usize,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.mailbox.shut_down();
+    }
+}
+
+impl Node {
+    pub(crate) async fn start(
+        options: NodeOptions,
+        store: Arc<dyn LogStore>,
+        transport: Arc<dyn Transport>,
+        mut machine: Box<dyn StateMachine>,
+    ) -> Result<Self, StartError> {
+        let origin = Instant::now();
+        let Recovered { engine, local, applied } =
+            recover(&options, &*store, &mut *machine, Time::ZERO).await?;
+        let config = &options.config;
+        let mailbox = Mailbox::new(options.max_queued_bytes, options.max_inbox_bytes, applied.index);
+        let mailbox = Arc::new(mailbox);
+        let (inbox, roster) = GroupInbox::new(Arc::clone(&mailbox));
+        let mut outbox = Outbox::new(Arc::clone(&transport), options.node, roster);
+        transport.start(local, Arc::new(inbox)).await?;
+        let address = transport.address();
+        outbox.follow(engine.membership());
+
+        let jobs = Arc::new(Queue::default());
+        let applier = Applier::new(machine, Arc::clone(&jobs), Arc::clone(&mailbox), applied.index);
+        let writer = Arc::new(LogWriter::spawn(Arc::clone(&store)));
+        writer.register(&mailbox);
+        let board = StatusBoard::new(&engine, local);
+        let status = board.subscribe();
+        let driver = Driver::new(Parts {
+            engine,
+            group: options.group,
+            node: options.node,
+            mailbox: Arc::clone(&mailbox),
+            outbox,
+            store,
+            writer,
+            jobs: Arc::clone(&jobs),
+            applier: tokio::spawn(applier.run()),
+            status: board,
+            origin,
+            timeout: options.proposal_timeout,
+            max_batch_bytes: config.max_uncommitted_bytes / BATCH_SHARE,
+            max_open: options.max_open_proposals,
+            max_apply_bytes: config.max_apply_bytes,
+        });
+        tokio::spawn(driver.run());
+        Ok(Self {
+            mailbox,
+            jobs,
+            gauge: Arc::new(Gauge::new(config.max_pending_reads, options.max_queued_bytes)),
+            status,
+            local,
+            address,
+            client_address: options.client_address,
+            max_entry_bytes: options.config.max_entry_bytes,
+        })
+    }
+
+    pub(crate) async fn propose(&self, command: Bytes) -> Result<Bytes, RaftError> {
+        if command.len() > self.max_entry_bytes {
+            return Err(RaftError::TooLarge { bytes: command.len(), limit: self.max_entry_bytes });
+        }
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.propose(command, reply)?;
+        answer.await.unwrap_or(Err(RaftError::Unknown))
+    }
+
+    pub(crate) async fn read(&self, query: Bytes) -> Result<Bytes, RaftError> {
+        let (query, answer) = self.query(query)?;
+        self.mailbox.read(query)?;
+        answer.await.unwrap_or_else(|_| Err(self.ended()))
+    }
+
+    pub(crate) async fn query_local(&self, query: Bytes) -> Result<Bytes, RaftError> {
+        let (query, answer) = self.query(query)?;
+        if !self.jobs.push(Job::Query(query)) {
+            return Err(self.ended());
+        }
+        answer.await.unwrap_or_else(|_| Err(self.ended()))
+    }
+
+    fn query(&self, bytes: Bytes) -> Result<(Query, oneshot::Receiver<Result<Bytes, RaftError>>), RaftError> {
+        let permit = self.gauge.admit(Entry::OVERHEAD_BYTES + bytes.len())?;
+        let (reply, answer) = oneshot::channel();
+        Ok((Query { bytes, reply, permit }, answer))
+    }
+
+    /// Why nothing is answered any more.
+    fn ended(&self) -> RaftError {
+        self.mailbox.closed().unwrap_or(RaftError::Unknown)
+    }
+
+    pub(crate) async fn bootstrap(&self, mut members: BTreeMap<NodeId, NodeInfo>) -> Result<(), RaftError> {
+        if let Some(own) = members.get_mut(&self.local.peer.node)
+            && own.client_address.is_empty()
+        {
+            own.client_address.clone_from(&self.client_address);
+        }
+        let wanted: Vec<(NodeId, String)> =
+            members.iter().map(|(&node, info)| (node, info.address.clone())).collect();
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.bootstrap(Bootstrap { members, reply })?;
+        match answer.await {
+            // Not blank: founded already, by the same call perhaps.
+            Ok(Ok(()) | Err(BootstrapError::NotBlank)) => {}
+            Ok(Err(BootstrapError::Fatal)) | Err(_) => return Err(self.ended()),
+            Ok(Err(error)) => return Err(RaftError::Bootstrap(error.to_string())),
+        }
+        let founded = self.wait_for(|status| !status.membership.is_empty() && status.commit > 0).await?;
+        let found: Vec<(NodeId, String)> =
+            founded.membership.nodes.iter().map(|(&node, info)| (node, info.address.clone())).collect();
+        if found == wanted {
+            return Ok(());
+        }
+        Err(RaftError::Bootstrap(format!("it is founded already, with other members: {}", founded.membership)))
+    }
+
+    /// Waits until the status is as wanted.
+    pub(crate) async fn wait_for(
+        &self,
+        mut wanted: impl FnMut(&RaftStatus) -> bool,
+    ) -> Result<RaftStatus, RaftError> {
+        let mut status = self.status.clone();
+        let seen = status.wait_for(|status| status.fatal.is_some() || wanted(status)).await;
+        let seen = seen.map(|status| status.clone()).map_err(|_| RaftError::Stopped)?;
+        match seen.fatal {
+            Some(reason) => Err(RaftError::Fatal { reason }),
+            None => Ok(seen),
+        }
+    }
+
+    /// Ends the group in good order, and returns when its tasks have ended.
+    pub(crate) async fn shut_down(&self) {
+        self.mailbox.shut_down();
+        let mut status = self.status.clone();
+        while status.changed().await.is_ok() {}
+    }
+}

@@ -1,0 +1,106 @@
+//! What a node tells about itself.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::engine::{Engine, Refusal, RoleName, Status};
+use crate::transport::LocalNode;
+use crate::types::{Index, NodeId, Term, Time};
+
+/// A node's state at one moment. The engine's part is reached directly: `status.leader`, `status.commit`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RaftStatus {
+    /// The engine's state.
+    pub engine: Status,
+    /// The node, its data folder, and how often it was started.
+    pub local: LocalNode,
+    /// Why the group has stopped for good, if it has.
+    pub fatal: Option<Arc<str>>,
+    /// What was counted since the node was started.
+    pub counters: Counters,
+}
+
+impl Deref for RaftStatus {
+    type Target = Status;
+
+    fn deref(&self) -> &Status {
+        &self.engine
+    }
+}
+
+/// What was counted since a node was started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Messages that the protocol refused, by reason.
+    pub refused: BTreeMap<Refusal, u64>,
+    /// Received messages dropped for want of room.
+    pub dropped_messages: u64,
+    /// Calls answered with `Overloaded`.
+    pub overloaded: u64,
+    /// Calls given up because their time was over.
+    pub expired: u64,
+}
+
+/// The least time between two publications of mere progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Publishes the status: a change of role, term, leader or configuration at once, progress now and then under load, and
+/// the last word always.
+pub(super) struct StatusBoard {
+    sender: watch::Sender<RaftStatus>,
+    shown: (RoleName, Term, Option<NodeId>),
+    founded: bool,
+    published: Time,
+    dirty: bool,
+}
+
+impl StatusBoard {
+    pub(super) fn new(engine: &Engine, local: LocalNode) -> Self {
+        let status =
+            RaftStatus { engine: engine.status(), local, fatal: None, counters: Counters::default() };
+        let sender = watch::Sender::new(status);
+        let shown = (engine.role(), engine.term(), engine.leader());
+        Self { sender, shown, founded: false, published: Time::ZERO, dirty: false }
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<RaftStatus> {
+        self.sender.subscribe()
+    }
+
+    /// Notes that something may have changed; `at_once` if it matters to somebody who waits.
+    pub(super) fn update(&mut self, engine: &Engine, at_once: bool, counters: impl FnOnce() -> Counters, now: Time) {
+        let shown = (engine.role(), engine.term(), engine.leader());
+        // The first commit is what founding a cluster waits for.
+        let founded = engine.commit() > Index::MIN;
+        let at_once = at_once || shown != self.shown || founded != self.founded;
+        if at_once || now >= self.published + PROGRESS_INTERVAL {
+            self.shown = shown;
+            self.founded = founded;
+            self.publish(engine.status(), None, counters(), now);
+        } else {
+            self.dirty = true;
+        }
+    }
+
+    /// When what changed must be published at the latest.
+    pub(super) fn due(&self) -> Option<Time> {
+        self.dirty.then_some(self.published + PROGRESS_INTERVAL)
+    }
+
+    pub(super) fn publish(&mut self, engine: Status, fatal: Option<Arc<str>>, counters: Counters, now: Time) {
+        self.published = now;
+        self.dirty = false;
+        self.sender.send_if_modified(|status| {
+            let next = RaftStatus { engine, local: status.local, fatal, counters };
+            let changed = next != *status;
+            *status = next;
+            changed
+        });
+    }
+}

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::types::Entry;
+
 /// Settings of the engine. Build one with [`Config::default`] and change fields; [`Config::validate`] tells what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -81,8 +83,11 @@ impl Config {
         if self.max_entry_bytes == 0 || self.max_entry_bytes > MAX_ENTRY_BYTES_LIMIT {
             return wrong("max_entry_bytes", "must be between 1 byte and 64 MiB");
         }
-        if self.max_uncommitted_bytes < self.max_entry_bytes {
-            return wrong("max_uncommitted_bytes", "must hold at least one entry of max_entry_bytes");
+        if self.max_uncommitted_bytes < self.max_entry_bytes + Entry::OVERHEAD_BYTES {
+            return wrong("max_uncommitted_bytes", "must hold an entry of max_entry_bytes and its overhead");
+        }
+        if self.max_append_bytes > MAX_ENTRY_BYTES_LIMIT {
+            return wrong("max_append_bytes", "must be at most 64 MiB");
         }
         if self.max_inflight_messages == 0 {
             return wrong("max_inflight_messages", "must be at least 1");

@@ -1,4 +1,5 @@
-#![doc = include_str!("../README.md")]
+#![cfg_attr(feature = "runtime", doc = include_str!("../README.md"))]
+#![cfg_attr(not(feature = "runtime"), doc = "Raft consensus as a plain value, and the traits around it.")]
 #![forbid(unsafe_code)]
 
 pub mod codec;
@@ -7,10 +8,15 @@ pub mod engine;
 mod log;
 pub mod log_store;
 pub mod machine;
+pub mod mem;
 pub mod membership;
 pub mod message;
 mod progress;
+#[cfg(feature = "runtime")]
+pub mod raft;
 mod random;
+#[cfg(feature = "runtime")]
+pub mod runtime;
 pub mod state_machine;
 pub mod transport;
 pub mod types;
@@ -21,6 +27,10 @@ pub use engine::Engine;
 pub use log_store::LogStore;
 pub use machine::Machine;
 pub use membership::{Membership, NodeInfo};
+#[cfg(feature = "runtime")]
+pub use raft::{Raft, RawRaft};
+#[cfg(feature = "runtime")]
+pub use runtime::{Member, NodeOptions, RaftError, RaftStatus, StartError};
 pub use state_machine::StateMachine;
 pub use transport::Transport;
 pub use types::{ClusterId, EntryId, GroupId, Incarnation, Index, NodeId, Term};

@@ -28,7 +28,8 @@ pub struct Claim {
 ///   `write` until it is opened anew. Never retry a failed fsync: the system may have dropped the pages.
 /// * **Bytes come back as they were**, or not at all: damage that is found is [`StorageErrorKind::Corrupt`].
 ///
-/// The futures should not need a particular runtime; ours run under any.
+/// A call must not block its thread: the first poll of `write` may come from the task that drives a group. The futures should
+/// not need a particular runtime; ours run under any.
 #[async_trait]
 pub trait LogStore: Send + Sync + 'static {
     /// Binds the store to a node at its first use, with `fresh` as its incarnation; later checks that it is that node's,

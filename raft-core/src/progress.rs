@@ -1,6 +1,7 @@
 //! How far a peer is, and what is on its way to it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::types::{Entry, Index, Time};
 
@@ -15,7 +16,7 @@ pub(crate) struct Progress {
     pub(crate) next: Index,
     /// How freely it is sent to.
     pub(crate) flow: Flow,
-    /// What was sent and is not matched yet; empty unless replicating.
+    /// What was sent and is not matched yet; while probing, what arrived of it, and the probe's own append.
     pub(crate) inflights: Inflights,
     /// When an answer last came.
     pub(crate) heard_at: Time,
@@ -25,6 +26,8 @@ pub(crate) struct Progress {
     pub(crate) matched_round: u64,
     /// The highest commit index that it was sent.
     pub(crate) told_commit: Index,
+    /// Something sent should have arrived.
+    pub(crate) doubt: Option<Doubt>,
     /// Old entries for it, read back from the store.
     pub(crate) fetch: PeerFetch,
 }
@@ -66,43 +69,75 @@ impl Progress {
             round: 0,
             matched_round: 0,
             told_commit: 0,
+            doubt: None,
             fetch: PeerFetch::Idle,
         }
     }
 
-    /// The peer accepted. Whether what is known of it grew.
-    pub(crate) fn accept(&mut self, matched: Index, received: Index, leader_round: u64) -> bool {
-        let grew = matched > self.matched;
-        if grew {
+    /// The peer accepted; what it matched leaves the window where `frees`.
+    pub(crate) fn accept(&mut self, matched: Index, received: Index, leader_round: u64, frees: bool) {
+        if matched > self.matched {
             self.matched = matched;
             self.matched_round = leader_round;
-            self.inflights.free_to(matched);
+            if frees {
+                self.inflights.free_to(matched);
+            }
         }
         self.received = received.max(self.matched);
         if matches!(self.flow, Flow::Probe { .. }) && self.received + 1 >= self.next {
             self.flow = Flow::Replicate;
             self.next = self.received + 1;
+            self.inflights.cut_from(self.next);
         }
         self.next = self.next.max(self.matched + 1);
-        grew
     }
 
     /// Sends again from `next`, carefully.
     pub(crate) fn probe_from(&mut self, next: Index) {
         self.next = next.max(self.matched + 1);
         self.flow = Flow::Probe { sent: false };
-        self.inflights = Inflights::default();
+        self.inflights.cut_from(self.next);
+        self.doubt = None;
     }
 
-    /// Whether an append must be taken for lost: it has not arrived, though the peer answered the second heartbeat after
-    /// it. `heartbeats` are the rounds of the latest three.
-    pub(crate) fn lost_append(&self, heartbeats: &[u64; 3]) -> bool {
-        self.inflights.oldest().is_some_and(|oldest| {
-            let answered =
-                heartbeats.iter().filter(|&&round| oldest.round < round && round <= self.round).count();
-            self.received < oldest.last && answered >= 2
-        })
+    /// Whether an append must be taken for lost. The peer answered something sent after it and had not received it: that
+    /// raises a doubt, since the append may only have been overtaken. It is settled by an answer to what was sent after
+    /// the doubt, and `patience` later, if nothing else arrived meanwhile: however long the way is, and however many rounds
+    /// are on it. With nothing in flight
+    /// all that was sent should have been received: a peer may have received it and forgotten it in a crash.
+    pub(crate) fn lost_append(&mut self, leader_round: u64, now: Time, patience: Duration) -> bool {
+        if matches!(self.flow, Flow::Probe { .. }) {
+            return false;
+        }
+        let (last, round) =
+            self.inflights.oldest().map_or((self.next - 1, 0), |oldest| (oldest.last, oldest.round));
+        if self.received >= last || self.round <= round {
+            return false;
+        }
+        let received = self.received;
+        match &self.doubt {
+            Some(doubt) if doubt.last == last && doubt.received >= received => {
+                self.round > doubt.round && now >= doubt.at.saturating_add(patience)
+            }
+            _ => {
+                self.doubt = Some(Doubt { last, received, round: leader_round, at: now });
+                false
+            }
+        }
     }
+}
+
+/// Entries that should have arrived.
+#[derive(Debug)]
+pub(crate) struct Doubt {
+    /// The last of them.
+    last: Index,
+    /// What had arrived.
+    received: Index,
+    /// The leader's round when the doubt came up.
+    round: u64,
+    /// When it came up.
+    at: Time,
 }
 
 /// Appends sent and not matched, oldest first.
@@ -136,6 +171,17 @@ impl Inflights {
             }
             self.bytes -= oldest.bytes;
             self.appends.pop_front();
+        }
+    }
+
+    /// Forgets the appends that reach `next` or beyond: they will be sent again.
+    fn cut_from(&mut self, next: Index) {
+        while let Some(newest) = self.appends.back() {
+            if newest.last < next {
+                return;
+            }
+            self.bytes -= newest.bytes;
+            self.appends.pop_back();
         }
     }
 

@@ -127,3 +127,107 @@ fn an_idle_cluster_keeps_its_leader() {
         assert_eq!((engine.term(), engine.leader()), (1, Some(NodeId(1))));
     }
 }
+
+/// What a leader sends to `to`, and what comes back, with the follower's disk held.
+#[test]
+fn an_append_that_a_crash_forgot_is_sent_again() {
+    use raft_core::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message};
+
+    let mut cluster = Cluster::new(3);
+    let now = cluster.now;
+    cluster.engine(1).bootstrap(members(3), now).unwrap();
+    cluster.settle();
+    let last = cluster.engine(1).last();
+    let peer = |node: u64| Peer { node: NodeId(node), incarnation: Incarnation(100 + node) };
+    cluster.engine(1).propose(vec![Bytes::from("x")], now).unwrap();
+    let _sent = cluster.engine(1).ready(now);
+    // Follower 2 says that the entry arrived, forgets it in a crash, and from then on knows only what it had promised.
+    let mut asked = Vec::new();
+    for step in 1..40_u32 {
+        let now = now + step * Duration::from_millis(10);
+        let engine = cluster.engine(1);
+        engine.tick(now);
+        for envelope in engine.ready(now).messages {
+            let Message::AppendRequest(AppendRequest { prev, entries, round, .. }) = envelope.message else {
+                continue;
+            };
+            if envelope.to.node != NodeId(2) {
+                continue;
+            }
+            asked.push((prev, entries.len()));
+            let received = if step < 6 { last.index + 1 } else { last.index };
+            let outcome = AppendOutcome::Accepted { matched: last.index, received };
+            let answer = AppendResponse { term: 1, round, outcome };
+            let message = Message::AppendResponse(answer);
+            engine.step(Envelope { group: GroupId(0), from: peer(2), to: peer(1), message }, now);
+        }
+    }
+    assert!(asked.contains(&(last, 1)), "{asked:?}");
+}
+
+#[test]
+fn a_member_wiped_while_the_cluster_is_founded_is_asked_again() {
+    use raft_core::message::{Envelope, Message};
+
+    let mut cluster = Cluster::new(2);
+    let now = cluster.now;
+    cluster.engine(1).bootstrap(members(2), now).unwrap();
+    let _asked = cluster.engine(1).ready(now);
+    let answer = |incarnation| Envelope {
+        group: GroupId(0),
+        from: Peer { node: NodeId(2), incarnation: Incarnation(incarnation) },
+        to: Peer { node: NodeId(1), incarnation: Incarnation(101) },
+        message: Message::IdentityResponse { founded: false },
+    };
+    cluster.engine(1).step(answer(999), now);
+    assert_eq!(cluster.engine(1).role(), RoleName::PreCandidate);
+    // The folder 999 is gone; the node now runs on the one that the fixture gave it.
+    cluster.pass(Duration::from_secs(5));
+    let leader = cluster.engine(1).leader();
+    assert_eq!(leader, Some(NodeId(1)));
+    assert_eq!(cluster.engine(2).leader(), leader);
+}
+
+#[test]
+fn a_term_from_nowhere_is_not_taken_over() {
+    use raft_core::message::{Envelope, Message, VoteResponse};
+
+    let mut cluster = Cluster::new(3);
+    let now = cluster.now;
+    cluster.engine(1).bootstrap(members(3), now).unwrap();
+    cluster.settle();
+    for term in [u64::MAX, 1 << 62, 1 << 40] {
+        let response = VoteResponse { term, granted: false, pre_vote: false };
+        let from = Peer { node: NodeId(2), incarnation: Incarnation(102) };
+        let to = Peer { node: NodeId(1), incarnation: Incarnation(101) };
+        let message = Message::VoteResponse(response);
+        cluster.engine(1).step(Envelope { group: GroupId(0), from, to, message }, now);
+        assert_eq!((cluster.engine(1).term(), cluster.engine(1).role()), (1, RoleName::Leader));
+    }
+}
+
+#[test]
+fn a_leader_whose_disk_stalls_lets_another_lead() {
+    let mut cluster = Cluster::new(3);
+    let now = cluster.now;
+    cluster.engine(1).bootstrap(members(3), now).unwrap();
+    cluster.settle();
+    cluster.engine(1).propose(vec![Bytes::from("x")], now).unwrap();
+    let stalled = cluster.engine(1).ready(now);
+    let stalled_write = stalled.write.unwrap();
+    for envelope in stalled.messages {
+        let to = envelope.to.node.0;
+        cluster.engine(to).step(envelope, now);
+    }
+    cluster.pass(Duration::from_secs(5));
+    let leader = cluster.engine(2).leader().unwrap();
+    assert_ne!(leader, NodeId(1));
+    assert_eq!(cluster.engine(1).role(), RoleName::Follower);
+    // The disk comes back, and with it the node, with all its promises.
+    let now = cluster.now;
+    cluster.engine(1).written(stalled_write.number, now);
+    cluster.settle();
+    cluster.pass(Duration::from_secs(1));
+    let commit = cluster.engine(leader.0).commit();
+    assert_eq!(cluster.engine(1).commit(), commit);
+}

@@ -63,10 +63,9 @@ impl Name {
             redb::Error::TableDoesNotExist(table) => {
                 self.damaged(format_args!("cannot {doing}: table {table} is missing"))
             }
-            error => self.error(
-                StorageErrorKind::Io,
-                format_args!("cannot {doing}: {error}; restart the node"),
-            ),
+            error => {
+                self.error(StorageErrorKind::Io, format_args!("cannot {doing}: {error}; restart the node"))
+            }
         }
     }
 

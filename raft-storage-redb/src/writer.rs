@@ -178,9 +178,7 @@ impl Writer {
         }
         if after != before {
             let row = after.encode(group);
-            groups
-                .insert((group.0, GROUP_STATE), row.as_slice())
-                .map_err(|e| self.name.redb(DOING, e))?;
+            groups.insert((group.0, GROUP_STATE), row.as_slice()).map_err(|e| self.name.redb(DOING, e))?;
         }
         Ok(())
     }
@@ -241,12 +239,7 @@ impl Writer {
     }
 
     /// Drops the chunks that lie wholly at `after.base` or below. One that does in part stays: the mark decides.
-    fn compact(
-        &self,
-        group: GroupId,
-        after: GroupState,
-        log: &mut LogTable<'_>,
-    ) -> Result<(), StorageError> {
+    fn compact(&self, group: GroupId, after: GroupState, log: &mut LogTable<'_>) -> Result<(), StorageError> {
         let redb = |error: redb::StorageError| self.name.redb(DOING, error);
         if after.last == after.base {
             return log.retain_in((group.0, 0)..=(group.0, Index::MAX), |_, _| false).map_err(redb);

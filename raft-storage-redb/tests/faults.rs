@@ -1,5 +1,7 @@
 //! A disk that fails, or stops, at every single operation; and what is left on it.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+
 mod common;
 
 use std::io;
@@ -305,7 +307,8 @@ fn a_commit_is_one_sync_and_with_two_phases_two() {
         let store = RedbLogStore::with_backend(disk.clone(), &options).unwrap();
         for index in 1..=20 {
             let before = disk.state().syncs;
-            let step = Write { hard_state: Some(hard_state(1, 1, index - 1)), ..append(entries(1, index, index)) };
+            let step =
+                Write { hard_state: Some(hard_state(1, 1, index - 1)), ..append(entries(1, index, index)) };
             write(&store, step).unwrap();
             assert_eq!(disk.state().syncs - before, expected);
         }

@@ -1,5 +1,7 @@
 //! The contract of a log: what is written comes back.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -45,10 +47,7 @@ fn everything_comes_back_and_survives_reopening() {
     };
     let mut all = entries(1, 1, 3);
     all.push(Entry { id: EntryId::new(1, 4), payload: Payload::Noop });
-    all.push(Entry {
-        id: EntryId::new(2, 5),
-        payload: Payload::Membership(Box::new(Membership::default())),
-    });
+    all.push(Entry { id: EntryId::new(2, 5), payload: Payload::Membership(Box::default()) });
     all.push(entry(2, 6, []));
     let state = LogState {
         hard_state: hard_state(2, 3, 4),
@@ -158,7 +157,8 @@ fn a_snapshot_replaces_the_log() {
 fn a_snapshot_within_the_log_keeps_what_follows() {
     let (_folder, store) = store();
     write(&store, append(entries(1, 1, 9))).unwrap();
-    write(&store, Write { snapshot: Some(snapshot_at(1, 5)), compact_to: Some(5), ..append(vec![]) }).unwrap();
+    write(&store, Write { snapshot: Some(snapshot_at(1, 5)), compact_to: Some(5), ..append(vec![]) })
+        .unwrap();
     assert_eq!(read_from(&store, 6), entries(1, 6, 9));
 }
 

@@ -1,5 +1,7 @@
 //! Opening, claiming, and what is refused: one clear line, nothing changed.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+
 mod common;
 
 use std::fs;
@@ -100,10 +102,7 @@ fn claims_are_kept() {
     let path = folder.path().join("log.redb");
     let (cluster, node) = (ClusterId(7), NodeId(1));
     let store = RedbLogStore::open(&path).unwrap();
-    assert_kind(
-        block_on(store.claim(cluster, node, Incarnation::UNKNOWN)),
-        StorageErrorKind::Invalid,
-    );
+    assert_kind(block_on(store.claim(cluster, node, Incarnation::UNKNOWN)), StorageErrorKind::Invalid);
     let first = block_on(store.claim(cluster, node, Incarnation(11))).unwrap();
     assert_eq!((first.incarnation, first.boot), (Incarnation(11), 1));
     drop(store);

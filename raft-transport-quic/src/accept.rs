@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use crate::fault::Fault;
 use crate::hello::Hello;
 use crate::shared::Shared;
+use crate::tls::Reason;
 
 /// Takes connections in until the transport stops.
 pub(crate) async fn accept_all(shared: Arc<Shared>) {
@@ -64,7 +65,14 @@ async fn receive(shared: &Arc<Shared>, incoming: Incoming) {
 }
 
 async fn welcome(shared: &Arc<Shared>, incoming: Incoming) -> Result<(), Fault> {
-    let connection = incoming.await?;
+    let reason = Reason::default();
+    let config = shared.server_config(&reason).map_err(|error| Fault::Lost(error.to_string()))?;
+    let accepted = incoming.accept_with(Arc::new(config));
+    let connection = match accepted {
+        Ok(connecting) => connecting.await,
+        Err(error) => Err(error),
+    };
+    let connection = connection.map_err(|error| reason.explain(error))?;
     introduce(shared, &connection).await.inspect_err(|fault| connection.close(fault.code(), &[]))
 }
 

@@ -14,7 +14,7 @@ use crate::fault::Fault;
 use crate::hello::Hello;
 use crate::link::Link;
 use crate::shared::Shared;
-use crate::tls;
+use crate::tls::{self, Reason};
 
 /// The first wait between two attempts.
 const MIN_BACKOFF: Duration = Duration::from_millis(50);
@@ -112,15 +112,17 @@ async fn dial_socket(
     address: &str,
     socket: SocketAddr,
 ) -> Result<(), Fault> {
-    let tls =
-        tls::client_config(&shared.credentials, peer).map_err(|error| Fault::Lost(error.to_string()))?;
+    let reason = Reason::default();
+    let tls = tls::client_config(&shared.credentials, peer, &reason)
+        .map_err(|error| Fault::Lost(error.to_string()))?;
     let mut config = ClientConfig::new(Arc::new(tls));
     config.transport_config(Arc::clone(&shared.quic));
     let connection = shared
         .endpoint
         .connect_with(config, socket, tls::SERVER_NAME)
         .map_err(|error| Fault::Lost(error.to_string()))?
-        .await?;
+        .await
+        .map_err(|error| reason.explain(error))?;
     let introduced = introduce(shared, &connection, peer, address).await;
     introduced.inspect_err(|fault| connection.close(fault.code(), &[]))
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::Connection;
+use quinn::{Connection, ConnectionError};
 use raft_core::message::{Envelope, Lane};
 use raft_core::types::{NodeId, Peer};
 use tokio::task::JoinSet;
@@ -15,7 +15,7 @@ use crate::lane::{LaneQueue, write_lane};
 use crate::options::QuicOptions;
 use crate::shared::Shared;
 
-/// How long a connection that ends in peace tries to send what waits.
+/// How long a connection that ends in peace tries to send what waits, and to deliver what has arrived.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// A connection to a peer that has said its hello and was admitted.
@@ -109,6 +109,10 @@ pub(crate) async fn serve(shared: Arc<Shared>, link: Arc<Link>) {
     }
 }
 
+async fn all(tasks: &mut JoinSet<Result<(), Fault>>) {
+    while tasks.join_next().await.is_some() {}
+}
+
 async fn serve_lanes(shared: &Arc<Shared>, link: &Arc<Link>) -> Fault {
     let mut writers = JoinSet::new();
     let mut readers = JoinSet::new();
@@ -133,7 +137,13 @@ async fn serve_lanes(shared: &Arc<Shared>, link: &Arc<Link>) -> Fault {
                     });
                     continue;
                 }
-                Err(error) => break error.into(),
+                Err(error) => {
+                    if let ConnectionError::ApplicationClosed(_) = error {
+                        // The peer's last words are here but not read yet; after them the readers find the end.
+                        let _ = timeout(FLUSH_TIMEOUT, all(&mut readers)).await;
+                    }
+                    break error.into();
+                }
             },
             Some(ended) = writers.join_next() => ended,
             Some(ended) = readers.join_next() => ended,
@@ -141,7 +151,7 @@ async fn serve_lanes(shared: &Arc<Shared>, link: &Arc<Link>) -> Fault {
                 link.control.close();
                 link.append.close();
                 // What is not through by then is lost with the connection, as it may be.
-                let _ = timeout(FLUSH_TIMEOUT, async { while writers.join_next().await.is_some() {} }).await;
+                let _ = timeout(FLUSH_TIMEOUT, all(&mut writers)).await;
                 break Fault::Goodbye;
             }
         };

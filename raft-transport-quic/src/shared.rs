@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use quinn::{Connection, Endpoint};
+use quinn::{Connection, Endpoint, ServerConfig};
 use raft_core::message::Envelope;
-use raft_core::transport::{Inbox, LocalNode};
+use raft_core::transport::{Inbox, LocalNode, TransportError};
 use raft_core::types::NodeId;
 use rustls_pki_types::CertificateDer;
 use tokio::runtime::Handle;
@@ -22,9 +22,23 @@ use crate::options::QuicOptions;
 use crate::peers::{Peers, Registered};
 use crate::stats::Counters;
 use crate::sync::lock;
+use crate::tls::{self, Reason};
 
 /// At most one warning about strangers in this time: whoever can reach the port could fill the log otherwise.
 const WARNING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What connections are taken in with.
+pub(crate) fn server_config(
+    credentials: &Credentials,
+    options: &QuicOptions,
+    quic: &Arc<quinn::TransportConfig>,
+    reason: &Reason,
+) -> Result<ServerConfig, TransportError> {
+    let mut config = ServerConfig::with_crypto(Arc::new(tls::server_config(credentials, reason)?));
+    config.transport_config(Arc::clone(quic));
+    config.max_incoming(options.max_handshakes);
+    Ok(config)
+}
 
 /// A running transport.
 pub(crate) struct Shared {
@@ -89,6 +103,11 @@ impl Shared {
         }
         self.peers
             .want(peer, address, |address| self.spawn(dial::keep_connected(Arc::clone(self), peer, address)));
+    }
+
+    /// What one connection is taken in with.
+    pub(crate) fn server_config(&self, reason: &Reason) -> Result<ServerConfig, TransportError> {
+        server_config(&self.credentials, &self.options, &self.quic, reason)
     }
 
     /// Whom the peer's certificate names. The handshake has verified it.

@@ -1,7 +1,8 @@
 //! TLS 1.3 with certificates on both sides, and the keys that make a restart known to the peers.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use quinn::ConnectionError;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::HashedConnectionIdGenerator;
 use raft_core::transport::TransportError;
@@ -19,6 +20,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::credentials::Credentials;
+use crate::fault::Fault;
 use crate::identity::Identity;
 
 #[cfg(not(any(feature = "ring", feature = "aws-lc-rs")))]
@@ -39,14 +41,38 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-/// What a node listens with.
-pub(crate) fn server_config(credentials: &Credentials) -> Result<QuicServerConfig, TransportError> {
+/// Why a verifier refused a certificate. TLS would send its reasons to the peer as well, so they take this way instead,
+/// and the peer is told only that it was refused.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reason(Arc<OnceLock<String>>);
+
+impl Reason {
+    /// As [`Fault::from`], with the reason in place of what the peer was told.
+    pub(crate) fn explain(&self, error: ConnectionError) -> Fault {
+        match (Fault::from(error), self.0.get()) {
+            (Fault::Refused(_), Some(reason)) => Fault::Refused(reason.clone()),
+            (fault, _) => fault,
+        }
+    }
+
+    fn refuse(&self, reason: impl std::fmt::Display) -> Error {
+        // Filled already only if the handshake asked twice: the first reason stands.
+        let _ = self.0.set(reason.to_string());
+        CertificateError::ApplicationVerificationFailure.into()
+    }
+}
+
+/// What a node takes one connection in with.
+pub(crate) fn server_config(
+    credentials: &Credentials,
+    reason: &Reason,
+) -> Result<QuicServerConfig, TransportError> {
     let provider = provider();
     let chain =
         WebPkiClientVerifier::builder_with_provider(Arc::clone(&credentials.roots), Arc::clone(&provider))
             .build()
             .map_err(tls_error)?;
-    let verifier = ClusterVerifier { chain, local: own_identity(credentials) };
+    let verifier = ClusterVerifier { chain, local: own_identity(credentials), reason: reason.clone() };
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(tls_error)?
@@ -61,16 +87,18 @@ pub(crate) fn server_config(credentials: &Credentials) -> Result<QuicServerConfi
     QuicServerConfig::try_from(config).map_err(tls_error)
 }
 
-/// What a node dials `peer` with.
+/// What a node dials `peer` with, once.
 pub(crate) fn client_config(
     credentials: &Credentials,
     peer: NodeId,
+    reason: &Reason,
 ) -> Result<QuicClientConfig, TransportError> {
     let provider = provider();
     let verifier = NodeVerifier {
         roots: Arc::clone(&credentials.roots),
         expected: Identity { node: peer, ..own_identity(credentials) },
         provider: Arc::clone(&provider),
+        reason: reason.clone(),
     };
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -111,12 +139,6 @@ pub(crate) fn verify_chain(
     )
 }
 
-/// The reason stays in our log; the peer is only told that it was refused.
-fn refused(reason: impl std::fmt::Display) -> Error {
-    tracing::debug!(%reason, "certificate refused");
-    CertificateError::ApplicationVerificationFailure.into()
-}
-
 fn tls12() -> Error {
     Error::General("TLS 1.2 is not spoken here".to_owned())
 }
@@ -128,6 +150,7 @@ struct NodeVerifier {
     roots: Arc<RootCertStore>,
     expected: Identity,
     provider: Arc<CryptoProvider>,
+    reason: Reason,
 }
 
 impl NodeVerifier {
@@ -145,10 +168,12 @@ impl ServerCertVerifier for NodeVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        verify_chain(&self.roots, certificate, intermediates, now, &self.provider)?;
-        let found = Identity::of(certificate).map_err(refused)?;
+        let refuse = |error: &dyn std::fmt::Display| self.reason.refuse(format!("its certificate: {error}"));
+        verify_chain(&self.roots, certificate, intermediates, now, &self.provider)
+            .map_err(|error| refuse(&error))?;
+        let found = Identity::of(certificate).map_err(|error| refuse(&error))?;
         if found != self.expected {
-            return Err(refused(format!("dialed {}, found {}", self.expected.uri(), found.uri())));
+            return Err(self.reason.refuse(format!("dialed {}, found {}", self.expected.uri(), found.uri())));
         }
         Ok(ServerCertVerified::assertion())
     }
@@ -182,6 +207,7 @@ impl ServerCertVerifier for NodeVerifier {
 struct ClusterVerifier {
     chain: Arc<dyn ClientCertVerifier>,
     local: Identity,
+    reason: Reason,
 }
 
 impl ClientCertVerifier for ClusterVerifier {
@@ -196,13 +222,15 @@ impl ClientCertVerifier for ClusterVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(certificate, intermediates, now)?;
-        let found = Identity::of(certificate).map_err(refused)?;
+        let refuse = |error: &dyn std::fmt::Display| self.reason.refuse(format!("its certificate: {error}"));
+        let verified =
+            self.chain.verify_client_cert(certificate, intermediates, now).map_err(|error| refuse(&error))?;
+        let found = Identity::of(certificate).map_err(|error| refuse(&error))?;
         if found.cluster != self.local.cluster {
-            return Err(refused(format!("{} is of another cluster", found.uri())));
+            return Err(self.reason.refuse(format!("{} is of another cluster", found.uri())));
         }
         if found.node == self.local.node {
-            return Err(refused(format!("{} is our own name", found.uri())));
+            return Err(self.reason.refuse(format!("{} is our own name", found.uri())));
         }
         Ok(verified)
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, Runtime, ServerConfig, TokioRuntime};
+use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, Runtime, TokioRuntime};
 use raft_core::message::Envelope;
 use raft_core::transport::{Inbox, LocalNode, Transport, TransportError};
 use raft_core::types::{Incarnation, NodeId};
@@ -19,15 +19,15 @@ use crate::accept::accept_all;
 use crate::credentials::Credentials;
 use crate::options::QuicOptions;
 use crate::peers::Peers;
-use crate::shared::Shared;
+use crate::shared::{Shared, server_config};
 use crate::stats::{Counters, QuicStats};
 use crate::sync::{read, write};
-use crate::tls::{self, StableKeys};
+use crate::tls::{Reason, StableKeys};
 
 /// How long the last packets may take when stopping; what they tell the peers is a courtesy.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
-/// QUIC's headers and UDP's around a datagram's payload do not count here: this is what a peer may send us at most.
-const MAX_UDP_PAYLOAD_BYTES: u16 = 65527;
+/// What quinn takes in one datagram by itself; a larger `max_mtu` must be announced.
+const USUAL_UDP_PAYLOAD_BYTES: u16 = 1472;
 
 /// A [`Transport`] over QUIC with mutual TLS 1.3.
 ///
@@ -146,13 +146,11 @@ impl QuicTransport {
             |error: io::Error| TransportError::new(format!("cannot listen on {}: {error}", self.address));
         let quic = self.options.transport_config()?;
         let keys = StableKeys::derive(&self.credentials)?;
-        let mut server = ServerConfig::with_crypto(Arc::new(tls::server_config(&self.credentials)?));
-        server.transport_config(Arc::clone(&quic));
-        server.max_incoming(self.options.max_handshakes);
+        let server = server_config(&self.credentials, &self.options, &quic, &Reason::default())?;
         let mut endpoint = EndpointConfig::new(Arc::clone(&keys.reset) as _);
         endpoint.cid_generator(move || Box::new(keys.connection_ids()));
         endpoint
-            .max_udp_payload_size(MAX_UDP_PAYLOAD_BYTES.min(self.options.max_mtu.max(1472)))
+            .max_udp_payload_size(self.options.max_mtu.max(USUAL_UDP_PAYLOAD_BYTES))
             .map_err(|error| TransportError::new(format!("QuicOptions: max_mtu: {error}")))?;
         let socket = TokioRuntime.wrap_udp_socket(socket.try_clone().map_err(failed)?).map_err(failed)?;
         let released = Arc::downgrade(&socket);

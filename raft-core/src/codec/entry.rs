@@ -7,7 +7,7 @@
 //! | 8 | term |
 //! | 8 | index |
 //! | 1 | kind: 0 no-op, 1 command, 2 membership |
-//! | length | payload: nothing, the command, or the membership as [`cold`](super::cold) encodes it |
+//! | length | payload: nothing, the command, or the membership as [`cold`] encodes it |
 //!
 //! The checksum binds term and index, so an entry's bytes are never taken for another entry's.
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::event::Event;
+use super::planted::Planted;
 use super::{Engine, Role};
 use crate::message::{Message, VoteRequest, VoteResponse};
 use crate::types::{NodeId, Peer, Time};
@@ -68,6 +69,9 @@ impl Engine {
 
     /// Whether the own `(term, vote)` is on disk, and with it the log that a vote request would tell of.
     pub(super) fn candidacy_is_durable(&self) -> bool {
+        if self.has(Planted::VoteRequestBeforeWrite) {
+            return true;
+        }
         self.durable.term == self.term
             && self.durable.vote == Some(self.local.node)
             && self.durable.index == self.log.last_index()
@@ -79,7 +83,7 @@ impl Engine {
             let granted = |voter| {
                 u64::from(if voter == self.local.node { own } else { candidate.granted.contains(&voter) })
             };
-            self.membership().quorum(granted) == 1
+            self.quorum(granted) == 1
         };
         match &self.role {
             Role::PreCandidate(asking) if won(asking, true) => {
@@ -96,7 +100,7 @@ impl Engine {
     /// candidate's own vote is durable: so no term is ever campaigned twice by one node.
     pub(super) fn emit_vote_requests(&mut self) {
         let durable = self.candidacy_is_durable();
-        let again = self.now + self.config.heartbeat_interval;
+        let again = self.now.saturating_add(self.config.heartbeat_interval);
         let (candidate, pre_vote) = match &mut self.role {
             Role::PreCandidate(asking) => (asking, true),
             Role::Candidate(candidate) if durable => (candidate, false),

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::types::{HardState, Index, NodeId, Term};
+use crate::types::{HardState, Index, NodeId, Term, Time};
 
 /// The write pipeline of one group. `index <= handed <= log.last`.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ struct PendingWrite {
     upper: Index,
     term: Term,
     vote: Option<NodeId>,
+    /// When the store could begin with it.
+    since: Time,
 }
 
 /// Group commit without a timer: while one write is on disk, everything else gathers into the next (design, "One ordered
@@ -56,12 +58,15 @@ impl Durable {
         self.pending.len() < MAX_WRITES_IN_FLIGHT
     }
 
-    /// The log was cut: what is on disk or on its way there counts only up to before `from`, whenever it is acknowledged.
-    pub(super) fn truncate(&mut self, from: Index) {
+    /// The log was cut: what is on disk or on its way there counts only up to before `from`, whenever it is acknowledged
+    /// (`clamp`, without which a test must fail).
+    pub(super) fn truncate(&mut self, from: Index, clamp: bool) {
         let kept = from - 1;
         self.index = self.index.min(kept);
-        for write in &mut self.pending {
-            write.upper = write.upper.min(kept);
+        if clamp {
+            for write in &mut self.pending {
+                write.upper = write.upper.min(kept);
+            }
         }
         if self.handed > kept {
             self.handed = kept;
@@ -69,18 +74,23 @@ impl Durable {
         }
     }
 
+    /// Since when the write that is on disk now has been there.
+    pub(super) fn waits_since(&self) -> Option<Time> {
+        self.pending.front().map(|write| write.since)
+    }
+
     /// Notes a write handed out that takes the log up to `upper`; its number.
-    pub(super) fn hand_out(&mut self, upper: Index, term: Term, vote: Option<NodeId>) -> u64 {
+    pub(super) fn hand_out(&mut self, upper: Index, term: Term, vote: Option<NodeId>, now: Time) -> u64 {
         self.number += 1;
         self.handed = upper;
         self.handed_vote = (term, vote);
         self.truncate_from = None;
-        self.pending.push_back(PendingWrite { number: self.number, upper, term, vote });
+        self.pending.push_back(PendingWrite { number: self.number, upper, term, vote, since: now });
         self.number
     }
 
     /// Write `number` and all before it are on disk. Whether such a write was ever handed out.
-    pub(super) fn acknowledge(&mut self, number: u64) -> bool {
+    pub(super) fn acknowledge(&mut self, number: u64, now: Time) -> bool {
         while let Some(write) = self.pending.front() {
             if write.number > number {
                 break;
@@ -89,6 +99,9 @@ impl Durable {
             self.term = write.term;
             self.vote = write.vote;
             self.pending.pop_front();
+        }
+        if let Some(next) = self.pending.front_mut() {
+            next.since = next.since.max(now);
         }
         number <= self.number
     }
@@ -101,23 +114,23 @@ mod tests {
     #[test]
     fn late_acknowledgement_of_a_truncated_write_counts_only_up_to_the_cut() {
         let mut durable = Durable::new(HardState::default(), 3);
-        let first = durable.hand_out(7, 1, None);
-        durable.truncate(5);
+        let first = durable.hand_out(7, 1, None, Time::ZERO);
+        durable.truncate(5, true);
         assert_eq!((durable.handed, durable.truncate_from), (4, Some(5)));
-        let second = durable.hand_out(6, 2, None);
+        let second = durable.hand_out(6, 2, None, Time::ZERO);
         assert!(!durable.may_write());
-        assert!(durable.acknowledge(first));
+        assert!(durable.acknowledge(first, Time::ZERO));
         assert_eq!(durable.index, 4);
-        assert!(durable.acknowledge(second));
+        assert!(durable.acknowledge(second, Time::ZERO));
         assert_eq!((durable.index, durable.term), (6, 2));
-        assert!(!durable.acknowledge(3));
+        assert!(!durable.acknowledge(3, Time::ZERO));
     }
 
     #[test]
     fn two_cuts_before_a_write_drop_from_the_lower() {
         let mut durable = Durable::new(HardState::default(), 9);
-        durable.truncate(5);
-        durable.truncate(7);
+        durable.truncate(5, true);
+        durable.truncate(7, true);
         assert_eq!((durable.handed, durable.truncate_from), (4, Some(5)));
     }
 }

@@ -35,6 +35,11 @@ pub enum Event {
         /// The term that it led in.
         term: Term,
     },
+    /// A leader steps down because its disk has not finished a write for two election timeouts.
+    DiskStalled {
+        /// The term that it led in.
+        term: Term,
+    },
     /// A follower drops entries that differ from its leader's.
     Truncated {
         /// The first entry dropped.

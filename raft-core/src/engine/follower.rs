@@ -1,9 +1,10 @@
 //! Following: taking the leader's entries, and voting.
 
 use super::event::{Event, Refusal};
+use super::planted::Planted;
 use super::{Engine, Role};
 use crate::message::{AppendOutcome, AppendRequest, AppendResponse, Message, VoteRequest, VoteResponse};
-use crate::types::{EntryId, Index, Peer, Term, Time};
+use crate::types::{EntryId, Index, Payload, Peer, Term, Time};
 
 /// A follower's own state. It begins anew at each change of term or leader.
 #[derive(Debug, Default)]
@@ -32,6 +33,10 @@ impl Engine {
         if let Role::Leader(led) = std::mem::take(&mut self.role) {
             self.failed_reads.extend(led.reads.all());
         }
+        let verified = match &self.role {
+            Role::Follower(before) if self.has(Planted::VerifiedKept) => before.verified,
+            _ => self.commit,
+        };
         if term > self.term {
             self.term = term;
             self.vote = None;
@@ -41,7 +46,7 @@ impl Engine {
         self.role = Role::Follower(Follower {
             deadline: self.election_deadline(),
             heard_at: None,
-            verified: self.commit,
+            verified,
             acked: 0,
             round: 0,
             round_told: 0,
@@ -61,7 +66,9 @@ impl Engine {
             Role::Leader(_) => true,
             Role::Follower(follower) => {
                 self.leader.is_some()
-                    && follower.heard_at.is_some_and(|heard| self.now < heard + self.config.election_timeout)
+                    && follower
+                        .heard_at
+                        .is_some_and(|heard| self.now < heard.saturating_add(self.config.election_timeout))
             }
             Role::PreCandidate(_) | Role::Candidate(_) => false,
         }
@@ -75,7 +82,7 @@ impl Engine {
             return;
         }
         // Paper, 5.4.1: the later last term, or the same and the longer log, is more up to date.
-        let up_to_date = request.last >= self.log.last();
+        let up_to_date = request.last >= self.log.last() || self.has(Planted::VoteForShorterLog);
         let free = request.term > self.term
             || self.vote == Some(from.node)
             || (self.vote.is_none() && self.leader.is_none());
@@ -97,7 +104,9 @@ impl Engine {
         let deadline = self.election_deadline();
         match &mut self.role {
             Role::Follower(follower) if up_to_date && free => {
-                follower.deadline = deadline;
+                if self.vote.is_none() {
+                    follower.deadline = deadline;
+                }
                 self.vote = Some(from.node);
                 self.owed_vote = Some(from);
             }
@@ -108,7 +117,8 @@ impl Engine {
     /// The vote that is granted and durable, and not told yet.
     pub(super) fn emit_vote(&mut self) {
         let Some(candidate) = self.owed_vote else { return };
-        if self.durable.term == self.term && self.durable.vote == Some(candidate.node) {
+        let durable = self.durable.term == self.term && self.durable.vote == Some(candidate.node);
+        if durable || self.has(Planted::VoteBeforeWrite) {
             self.owed_vote = None;
             let granted = VoteResponse { term: self.term, granted: true, pre_vote: false };
             self.send(candidate, Message::VoteResponse(granted));
@@ -124,7 +134,7 @@ impl Engine {
         }
         let second = match (&self.role, self.leader) {
             (Role::Leader(_), _) => request.term == self.term,
-            (_, Some(leader)) => request.term == self.term && leader.node != from.node,
+            (_, Some(leader)) => request.term == self.term && leader != from,
             (_, None) => false,
         };
         if second {
@@ -166,6 +176,7 @@ impl Engine {
         let parting = entries.iter().position(|entry| {
             entry.index() >= self.log.base().index && self.log.term(entry.index()) != Some(entry.term())
         });
+        let parting = parting.or((self.has(Planted::TruncateMatching) && !heartbeat).then_some(0));
         if let Some(parting) = parting {
             let from_index = entries[parting].index();
             if from_index <= self.commit {
@@ -181,12 +192,13 @@ impl Engine {
             self.overtake_founding();
         }
         let durable = self.durable.index;
+        let sure = if self.has(Planted::CommitBeyondMatch) { self.log.last_index() } else { last_new };
         let Role::Follower(follower) = &mut self.role else { return };
         follower.verified = follower.verified.max(last_new);
         // A heartbeat or a read round wants its answer at once. So do entries that arrived before and are on disk: the leader
         // may have lost the answer. New entries are answered when they are.
         follower.owed |= heartbeat || follower.round > follower.round_told || last_new <= durable;
-        self.commit = self.commit.max(commit.min(last_new));
+        self.commit = self.commit.max(commit.min(sure));
     }
 
     /// Drops entries from `from` on: only followers do, and only at the first entry that differs.
@@ -195,7 +207,7 @@ impl Engine {
         let last = self.log.last_index();
         self.events.push(Event::Truncated { from: EntryId::new(term, from), last });
         self.log.truncate(from);
-        self.durable.truncate(from);
+        self.durable.truncate(from, !self.has(Planted::NoClamp));
         let Role::Follower(follower) = &mut self.role else { return };
         follower.verified = follower.verified.min(from - 1);
     }
@@ -203,11 +215,14 @@ impl Engine {
     /// The answer to the leader, if it is owed one or the promise grew.
     pub(super) fn emit_append_response(&mut self) {
         let Some(leader) = self.leader else { return };
+        let early = self.has(Planted::AckBeforeFsync);
+        let unverified = self.has(Planted::MatchLastIndex);
         let Role::Follower(follower) = &mut self.role else { return };
         let conflict = follower.conflict.take();
+        let durable = if early { self.log.last_index() } else { self.durable.index };
+        let verified = if unverified { self.log.last_index() } else { follower.verified };
         // A promise counts only in a term that this node cannot forget.
-        let matched =
-            if self.durable.term == self.term { self.durable.index.min(follower.verified) } else { 0 };
+        let matched = if self.durable.term == self.term || early { durable.min(verified) } else { 0 };
         let accepted = (follower.owed || matched > follower.acked).then(|| {
             follower.owed = false;
             follower.acked = follower.acked.max(matched);
@@ -223,12 +238,14 @@ impl Engine {
     }
 }
 
-/// Whether the request's entries follow `prev` without gaps, in terms that do not go back nor above the leader's.
+/// Whether the request's entries follow `prev` without gaps, in terms that do not go back nor above the leader's, and hold
+/// configurations that can be lived in.
 fn is_log(request: &AppendRequest) -> bool {
     let mut before = request.prev;
     request.entries.iter().all(|entry| {
         let follows = entry.index() == before.index + 1 && entry.term() >= before.term.max(1);
         before = entry.id;
         follows
+            && !matches!(&entry.payload, Payload::Membership(membership) if membership.validate().is_err())
     }) && before.term <= request.term
 }

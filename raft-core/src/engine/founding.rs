@@ -2,10 +2,10 @@
 //! configuration, so the rest is the ordinary protocol; doing it twice, or on several nodes at once with the same members,
 //! is no more than a contested election.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::{Event, FoundingEnd};
-use super::{BootstrapError, Engine};
+use super::{BootstrapError, Engine, Role};
 use crate::membership::{Membership, NodeInfo};
 use crate::message::Message;
 use crate::types::{Incarnation, Index, NodeId, Peer, Time};
@@ -15,15 +15,23 @@ use crate::types::{Incarnation, Index, NodeId, Peer, Time};
 pub(super) struct Founding {
     /// The members as they were given, with the incarnations known by now.
     members: BTreeMap<NodeId, NodeInfo>,
-    /// Ask those whose incarnation is not known at this time; `None` once all are.
+    /// Those whose incarnation was not given. They are asked until the cluster is founded: one may be wiped meanwhile.
+    asked: BTreeSet<NodeId>,
+    /// When to ask next; `None` where nobody is asked.
     ask_at: Option<Time>,
     /// The configuration to found, in force on this node alone once everybody is known.
     pub(super) membership: Membership,
 }
 
+impl Founding {
+    fn incarnation(&self, node: NodeId) -> Incarnation {
+        self.members.get(&node).map_or(Incarnation::UNKNOWN, |info| info.incarnation)
+    }
+}
+
 impl Engine {
-    /// Founds a cluster of `members`, this node among them, all of which vote. Incarnations that are not known are asked
-    /// for, so all members must be up; then this node campaigns. To be called on one node; calling it again, or on
+    /// Founds a cluster of `members`, this node among them, all of which vote. A member whose incarnation is not given is
+    /// asked for it, and whether it belongs to a cluster already; so it must be up. Then this node campaigns. To be called on one node; calling it again, or on
     /// several with the same members, does no harm.
     ///
     /// # Errors
@@ -49,7 +57,10 @@ impl Engine {
             Some(own) => own.incarnation = self.local.incarnation,
             None => return Err(BootstrapError::NotMember),
         }
-        self.founding = Some(Founding { members, ask_at: Some(self.now), membership: Membership::default() });
+        let unknown = members.iter().filter(|(_, info)| info.incarnation == Incarnation::UNKNOWN);
+        let asked: BTreeSet<NodeId> = unknown.map(|(&node, _)| node).collect();
+        let ask_at = (!asked.is_empty()).then_some(self.now);
+        self.founding = Some(Founding { members, asked, ask_at, membership: Membership::default() });
         self.events.push(Event::Founding);
         self.found_if_all_known();
         self.check();
@@ -61,20 +72,20 @@ impl Engine {
     }
 
     pub(super) fn emit_identity_requests(&mut self) {
-        let again = self.now + self.config.heartbeat_interval;
         let Some(founding) = &mut self.founding else { return };
         if founding.ask_at.is_none_or(|at| self.now < at) {
             return;
         }
-        founding.ask_at = Some(again);
-        let unknown: Vec<Peer> = founding
-            .members
-            .iter()
-            .filter(|(_, info)| info.incarnation == Incarnation::UNKNOWN)
-            .map(|(&node, _)| Peer { node, incarnation: Incarnation::UNKNOWN })
-            .collect();
-        for peer in unknown {
-            self.send(peer, Message::IdentityRequest);
+        let unknown = |node: &&NodeId| founding.incarnation(**node) == Incarnation::UNKNOWN;
+        let missing: Vec<NodeId> = founding.asked.iter().filter(unknown).copied().collect();
+        let (to_ask, pause) = if missing.is_empty() {
+            (founding.asked.iter().copied().collect(), self.config.election_timeout)
+        } else {
+            (missing, self.config.heartbeat_interval)
+        };
+        founding.ask_at = Some(self.now.saturating_add(pause));
+        for node in to_ask {
+            self.send(Peer { node, incarnation: Incarnation::UNKNOWN }, Message::IdentityRequest);
         }
     }
 
@@ -85,19 +96,26 @@ impl Engine {
             self.end_founding(FoundingEnd::AlreadyFounded { by: from.node });
             return;
         }
-        if info.incarnation == Incarnation::UNKNOWN {
+        let news = from.incarnation != Incarnation::UNKNOWN && info.incarnation != from.incarnation;
+        if news && founding.asked.contains(&from.node) {
             info.incarnation = from.incarnation;
             self.found_if_all_known();
         }
     }
 
+    /// Campaigns among the members once each is known; anew when one came back with another folder, whose promises are gone.
     fn found_if_all_known(&mut self) {
         let Some(founding) = &mut self.founding else { return };
-        if founding.members.values().all(|info| info.incarnation != Incarnation::UNKNOWN) {
-            founding.ask_at = None;
-            founding.membership = Membership::of_voters(founding.members.clone());
-            if self.leader.is_none() {
-                self.campaign();
+        if founding.members.values().any(|info| info.incarnation == Incarnation::UNKNOWN) {
+            return;
+        }
+        founding.membership = Membership::of_voters(founding.members.clone());
+        if self.leader.is_none() {
+            self.campaign();
+        } else {
+            let deadline = self.election_deadline();
+            if let Role::Follower(follower) = &mut self.role {
+                follower.deadline = deadline;
             }
         }
     }

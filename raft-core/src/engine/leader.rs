@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::event::{Event, Refusal};
+use super::planted::Planted;
 use super::reads::Reads;
 use super::ready::{Fetch, FetchPurpose, Ready};
 use super::{Engine, Role};
@@ -22,8 +23,6 @@ pub(super) struct Leader {
     pub(super) first_index: Index,
     /// The number that the next append carries; each heartbeat and each read round begins a new one.
     round: u64,
-    /// The rounds of the latest three heartbeats.
-    heartbeats: [u64; 3],
     /// When the next heartbeat is due.
     pub(super) heartbeat_at: Time,
     /// When followers that got no append since are to be told what is committed.
@@ -41,18 +40,18 @@ const NOTICE_DELAY: Duration = Duration::from_millis(3);
 impl Engine {
     pub(super) fn become_leader(&mut self) {
         let last = self.log.last_index();
+        let inherited_bytes = self.log.bytes_in_memory_after(self.commit);
         let progress = self.peers().map(|peer| (peer.node, Progress::new(last, self.now))).collect();
         self.leader = Some(self.local);
         self.role = Role::Leader(Leader {
             progress,
             first_index: last + 1,
             round: 0,
-            heartbeats: [0; 3],
             // The first entry of the term goes out at once and is the first heartbeat.
-            heartbeat_at: self.now + self.config.heartbeat_interval,
+            heartbeat_at: self.now.saturating_add(self.config.heartbeat_interval),
             notice_at: None,
-            uncommitted: VecDeque::new(),
-            uncommitted_bytes: 0,
+            uncommitted: VecDeque::from([(last, inherited_bytes)]),
+            uncommitted_bytes: inherited_bytes,
             reads: Reads::default(),
         });
         self.events.push(Event::Elected { term: self.term });
@@ -89,15 +88,16 @@ impl Engine {
                 leader.progress.get(&voter).map_or(0, |peer| peer.matched)
             }
         };
-        let index = self.membership().quorum(matched);
-        let grew = index > self.commit && self.log.term(index) == Some(self.term);
+        let index = self.quorum(matched);
+        let own_term = self.log.term(index) == Some(self.term) || self.has(Planted::CommitOldTerm);
+        let grew = index > self.commit && own_term;
         if grew {
             self.commit = index;
         }
         let settled = self.commit.min(self.durable.index);
         let Role::Leader(leader) = &mut self.role else { return };
         if grew && leader.notice_at.is_none() {
-            leader.notice_at = Some(self.now + NOTICE_DELAY);
+            leader.notice_at = Some(self.now.saturating_add(NOTICE_DELAY));
         }
         while let Some(&(last, bytes)) = leader.uncommitted.front() {
             if last > settled {
@@ -114,10 +114,11 @@ impl Engine {
             return;
         }
         // An answer of an earlier term, be it to this very node, says nothing of this one.
-        if response.term < self.term {
+        if response.term < self.term && !self.has(Planted::LateResponse) {
             return;
         }
         let last = self.log.last_index();
+        let (leaks, never_resends) = (self.has(Planted::WindowLeaked), self.has(Planted::NeverResend));
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(peer) = leader.progress.get_mut(&from.node) else { return };
         let promised = match response.outcome {
@@ -133,8 +134,9 @@ impl Engine {
         peer.round = peer.round.max(response.round);
         match response.outcome {
             AppendOutcome::Accepted { matched, received } => {
-                peer.accept(matched, received, leader.round);
-                if peer.lost_append(&leader.heartbeats) {
+                peer.accept(matched, received, leader.round, !leaks);
+                let patience = 2 * self.config.heartbeat_interval;
+                if peer.lost_append(leader.round, self.now, patience) && !never_resends {
                     peer.probe_from(peer.received + 1);
                     self.events.push(Event::Resend { peer: from.node, from: peer.next });
                 }
@@ -166,14 +168,25 @@ impl Engine {
     pub(super) fn emit_heartbeats(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
         let due = self.now >= leader.heartbeat_at;
-        if due && self.config.check_quorum && !self.hears_majority() {
-            self.events.push(Event::QuorumLost { term: self.term });
-            self.become_follower(self.term, None);
-            return;
+        if due && self.config.check_quorum {
+            let event = if !self.hears_majority() {
+                Some(Event::QuorumLost { term: self.term })
+            } else if self.disk_is_stalled() {
+                Some(Event::DiskStalled { term: self.term })
+            } else {
+                None
+            };
+            if let Some(event) = event {
+                self.events.push(event);
+                self.become_follower(self.term, None);
+                return;
+            }
         }
-        let Role::Leader(leader) = &mut self.role else { return };
+        let Role::Leader(leader) = &self.role else { return };
         // A read must not be served before an entry of the own term is committed.
-        let read = leader.reads.wants_round() && self.commit >= leader.first_index;
+        let knows_commit = self.commit >= leader.first_index || self.has(Planted::ReadBeforeNoop);
+        let read = leader.reads.wants_round() && knows_commit;
+        let Role::Leader(leader) = &mut self.role else { return };
         if due || read {
             leader.round += 1;
         }
@@ -181,9 +194,7 @@ impl Engine {
             leader.reads.begin_round(leader.round, self.commit);
         }
         if due {
-            leader.heartbeats.rotate_left(1);
-            leader.heartbeats[2] = leader.round;
-            leader.heartbeat_at = self.now + self.config.heartbeat_interval;
+            leader.heartbeat_at = self.now.saturating_add(self.config.heartbeat_interval);
         }
         let notice = leader.notice_at.is_some_and(|at| self.now >= at);
         if due || notice {
@@ -203,6 +214,14 @@ impl Engine {
         self.send_appends(requests);
     }
 
+    /// Whether a write has been on its way for so long that another node had better lead: this one could commit, but not apply,
+    /// and its heartbeats would keep the others from taking over. Not where there is no other.
+    fn disk_is_stalled(&self) -> bool {
+        let patience = 2 * self.config.election_timeout;
+        self.peers().any(|peer| self.membership().is_voter(peer.node))
+            && self.durable.waits_since().is_some_and(|since| self.now >= since.saturating_add(patience))
+    }
+
     fn hears_majority(&self) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let nanos = |time: Time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
@@ -213,7 +232,7 @@ impl Engine {
                 leader.progress.get(&voter).map_or(0, |peer| nanos(peer.heard_at))
             }
         };
-        let majority_heard = self.membership().quorum(heard);
+        let majority_heard = self.quorum(heard);
         nanos(self.now).saturating_sub(majority_heard) < nanos(self.config.election_timeout)
     }
 
@@ -223,7 +242,7 @@ impl Engine {
         let sender = Sender { term: self.term, commit: self.commit, round: leader.round, log: &self.log };
         let mut requests = Vec::new();
         for (&node, peer) in &mut leader.progress {
-            let active = self.now < peer.heard_at + self.config.election_timeout;
+            let active = self.now < peer.heard_at.saturating_add(self.config.election_timeout);
             while let Some(request) = sender.append(peer, active, &self.config) {
                 requests.push((node, request));
             }
@@ -255,7 +274,7 @@ impl Engine {
                 leader.progress.get(&voter).map_or(0, |peer| peer.round)
             }
         };
-        let confirmed = self.membership().quorum(answered);
+        let confirmed = self.quorum(answered);
         let Role::Leader(leader) = &mut self.role else { return };
         leader.reads.confirm(confirmed, &mut ready.reads);
     }
@@ -299,13 +318,11 @@ impl Sender<'_> {
             Some(slice) => slice,
             None => self.fetched(peer)?,
         };
+        let last = prev.index + entries.len() as Index;
+        peer.inflights.push(Inflight { last, bytes, round: self.round });
         match &mut peer.flow {
             Flow::Probe { sent } => *sent = true,
-            Flow::Replicate => {
-                let last = prev.index + entries.len() as Index;
-                peer.next = last + 1;
-                peer.inflights.push(Inflight { last, bytes, round: self.round });
-            }
+            Flow::Replicate => peer.next = last + 1,
         }
         Some(self.request(peer, prev, entries))
     }
@@ -328,7 +345,10 @@ impl Sender<'_> {
         }
         let PeerFetch::Here(entries) = std::mem::take(&mut peer.fetch) else { return None };
         let fits = entries.first().is_some_and(|first| first.index() == peer.next)
-            && entries.iter().all(|entry| self.log.term(entry.index()) == Some(entry.term()));
+            && entries
+                .iter()
+                .zip(peer.next..)
+                .all(|(entry, index)| entry.index() == index && self.log.term(index) == Some(entry.term()));
         fits.then(|| {
             let bytes = entries.iter().map(Entry::bytes).sum();
             (entries, bytes)

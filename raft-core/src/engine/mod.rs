@@ -12,6 +12,7 @@ mod follower;
 mod founding;
 mod invariants;
 mod leader;
+mod planted;
 mod reads;
 pub mod ready;
 pub mod status;
@@ -22,6 +23,8 @@ use bytes::Bytes;
 
 pub use self::event::{Event, FoundingEnd, Refusal};
 pub use self::invariants::Violation;
+#[cfg(feature = "testing")]
+pub use self::planted::Planted;
 pub use self::ready::{Fetch, FetchPurpose, ReadId, ReadReady, Ready};
 pub use self::status::{PeerStatus, RoleName, Status};
 
@@ -96,6 +99,8 @@ pub struct Engine {
     fatal: Option<Violation>,
     fatal_told: bool,
     before: Summary,
+    #[cfg(feature = "testing")]
+    planted: Option<Planted>,
 }
 
 #[derive(Debug)]
@@ -117,6 +122,9 @@ enum ApplyFetch {
 /// No term or index comes near: a peer that names one above it is not to be believed.
 const NUMBER_LIMIT: u64 = 1 << 62;
 
+/// No honest node is this many terms ahead: taking such a term over would use the numbers up.
+const TERM_LEAP_LIMIT: u64 = 1 << 32;
+
 static NOBODY: Membership = Membership::nobody();
 
 impl Engine {
@@ -127,6 +135,9 @@ impl Engine {
     pub fn new(options: EngineOptions) -> Result<Self, EngineError> {
         let EngineOptions { config, group, local, seed, state, applied, now } = options;
         config.validate()?;
+        if local.incarnation == Incarnation::UNKNOWN {
+            return Err(EngineError::NoIncarnation);
+        }
         invariants::check_restored(&state, applied)?;
         let LogState { hard_state, outline, last, .. } = state;
         let commit = hard_state.commit.max(applied).max(outline.base.index);
@@ -154,6 +165,8 @@ impl Engine {
             fatal: None,
             fatal_told: false,
             before: Summary::default(),
+            #[cfg(feature = "testing")]
+            planted: None,
             config,
             group,
             local,
@@ -186,7 +199,8 @@ impl Engine {
             Message::AppendRequest(request) => self.on_append_request(from, request),
             Message::AppendResponse(response) => self.on_append_response(from, response),
             Message::IdentityRequest => {
-                let founded = self.log.membership().is_some();
+                // Only what a crash cannot undo.
+                let founded = self.log.membership().is_some_and(|(index, _)| index <= self.durable.index);
                 self.send(from, Message::IdentityResponse { founded });
             }
             Message::IdentityResponse { founded } => self.on_identity_response(from, founded),
@@ -208,14 +222,17 @@ impl Engine {
         }
         let bound =
             self.membership().nodes.get(&from.node).map_or(Incarnation::UNKNOWN, |info| info.incarnation);
-        if bound != from.incarnation && bound != Incarnation::UNKNOWN {
+        // Who has lost its folder may still ask and learn that the cluster is founded; who is asked may answer anew.
+        let introduces = asks || matches!(message, Message::IdentityResponse { .. });
+        if !introduces && bound != from.incarnation && bound != Incarnation::UNKNOWN {
             return Err(Refusal::ForeignIncarnation);
         }
         let index = match message {
             Message::AppendRequest(request) => request.prev.index,
             _ => 0,
         };
-        if message.term().unwrap_or(0).max(index) > NUMBER_LIMIT {
+        let term = message.term().unwrap_or(0);
+        if index > NUMBER_LIMIT || term > NUMBER_LIMIT || term > self.term.saturating_add(TERM_LEAP_LIMIT) {
             return Err(Refusal::OutOfRange);
         }
         Ok(())
@@ -237,15 +254,19 @@ impl Engine {
         }
         let leader = self.leader();
         let Role::Leader(leading) = &self.role else { return Err(ProposeError::NotLeader { leader }) };
+        if commands.is_empty() {
+            return Err(ProposeError::Empty);
+        }
         let bytes: usize = commands.iter().map(|command| command.len() + Entry::OVERHEAD_BYTES).sum();
+        if bytes > self.config.max_uncommitted_bytes {
+            return Err(ProposeError::TooLarge { bytes, limit: self.config.max_uncommitted_bytes });
+        }
         if leading.uncommitted_bytes.saturating_add(bytes) > self.config.max_uncommitted_bytes {
             return Err(ProposeError::Overloaded);
         }
         let first = EntryId::new(self.term, self.log.last_index() + 1);
-        if !commands.is_empty() {
-            self.append_own(commands.into_iter().map(Payload::Command));
-            self.check();
-        }
+        self.append_own(commands.into_iter().map(Payload::Command));
+        self.check();
         Ok(first)
     }
 
@@ -272,7 +293,7 @@ impl Engine {
     /// Write `number` and all before it are durable.
     pub fn written(&mut self, number: u64, now: Time) {
         self.set_now(now);
-        if !self.durable.acknowledge(number) {
+        if !self.durable.acknowledge(number, self.now) {
             self.violate("only writes that were handed out are acknowledged", format!("write {number}"));
         }
         self.check();
@@ -313,6 +334,9 @@ impl Engine {
 
     /// When [`tick`](Self::tick) is due at the latest, where nothing else comes before.
     pub fn deadline(&self) -> Time {
+        if self.fatal.is_some() {
+            return Time::MAX;
+        }
         let role = match &self.role {
             Role::Follower(follower) => follower.deadline,
             Role::PreCandidate(asking) => asking.deadline.min(asking.ask_at),
@@ -397,7 +421,7 @@ impl Engine {
                         matched: peer.matched,
                         next: peer.next,
                         inflight: peer.inflights.len() + usize::from(peer.flow == Flow::Probe { sent: true }),
-                        active: self.now < peer.heard_at + self.config.election_timeout,
+                        active: self.now < peer.heard_at.saturating_add(self.config.election_timeout),
                     };
                     (node, status)
                 })
@@ -418,6 +442,17 @@ impl Engine {
         }
     }
 
+    /// What a majority of the configuration in force reaches.
+    fn quorum(&self, number: impl Fn(NodeId) -> u64) -> u64 {
+        let membership = self.membership();
+        if self.has(planted::Planted::EvenQuorum) {
+            let mut numbers: Vec<u64> = membership.voters.iter().map(|&voter| number(voter)).collect();
+            numbers.sort_unstable_by(|a, b| b.cmp(a));
+            return numbers.get(numbers.len().saturating_sub(1) / 2).copied().unwrap_or(0);
+        }
+        membership.quorum(number)
+    }
+
     fn set_now(&mut self, now: Time) {
         self.now = self.now.max(now);
     }
@@ -425,7 +460,7 @@ impl Engine {
     /// When to campaign if nothing is heard; never, where this node has no vote.
     fn election_deadline(&mut self) -> Time {
         if self.membership().is_voter(self.local.node) {
-            self.now + self.random.one_to_two_times(self.config.election_timeout)
+            self.now.saturating_add(self.random.one_to_two_times(self.config.election_timeout))
         } else {
             Time::MAX
         }
@@ -483,6 +518,9 @@ pub enum EngineError {
     /// The stored state contradicts itself.
     #[error(transparent)]
     State(#[from] Violation),
+    /// The data folder has no mark.
+    #[error("this node's incarnation is unknown: claim the log store first")]
+    NoIncarnation,
 }
 
 /// Why commands were not taken. They never will be.
@@ -498,8 +536,11 @@ pub enum ProposeError {
     /// Too much is uncommitted already; try again later.
     #[error("too much is uncommitted")]
     Overloaded,
-    /// A command is longer than `max_entry_bytes`.
-    #[error("a command of {bytes} bytes is too large: at most {limit}")]
+    /// There is no command.
+    #[error("there is no command")]
+    Empty,
+    /// A command is longer than `max_entry_bytes`, or all together than `max_uncommitted_bytes`.
+    #[error("{bytes} bytes are too large: at most {limit}")]
     TooLarge {
         /// Its length.
         bytes: usize,

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use super::event::Event;
 use super::invariants::Violation;
+use super::planted::Planted;
 use super::{ApplyFetch, Engine, Role};
 use crate::message::Envelope;
 use crate::types::{Entry, HardState, Index, NodeId, Time};
@@ -59,7 +60,7 @@ pub struct Fetch {
     pub max_bytes: usize,
 }
 
-/// What entries are fetched for; at most one fetch for each purpose is under way.
+/// What entries are fetched for. Within a term at most one fetch for each purpose is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FetchPurpose {
     /// To be applied here.
@@ -106,6 +107,7 @@ impl Engine {
             // Nothing leaves a group whose state is broken.
             ready = Ready::default();
             self.outbox.clear();
+            self.leader = None;
             if let Role::Leader(leader) = std::mem::take(&mut self.role) {
                 self.failed_reads.extend(leader.reads.all());
             }
@@ -143,10 +145,11 @@ impl Engine {
         let upper = handed + entries.len() as Index;
         let truncate_from = self.durable.truncate_from;
         // The commit index rides along; alone it is no reason to write.
-        let hard_state = HardState { term: self.term, vote: self.vote, commit: self.commit.min(upper) };
+        let vote = self.vote.filter(|_| !self.has(Planted::VoteForgotten));
+        let hard_state = HardState { term: self.term, vote, commit: self.commit.min(upper) };
         Some(Write {
             group: self.group,
-            number: self.durable.hand_out(upper, self.term, self.vote),
+            number: self.durable.hand_out(upper, self.term, self.vote, self.now),
             truncate_from,
             entries,
             hard_state: Some(hard_state),
@@ -156,7 +159,8 @@ impl Engine {
     }
 
     fn emit_apply(&mut self, ready: &mut Ready) {
-        let limit = self.commit.min(self.durable.index);
+        let own_disk = if self.has(Planted::ApplyBeforeDisk) { self.commit } else { self.durable.index };
+        let limit = self.commit.min(own_disk);
         while self.applying < limit {
             let room = self.config.max_apply_bytes.saturating_sub(self.apply_backlog_bytes);
             if room == 0 {

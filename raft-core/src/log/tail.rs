@@ -22,6 +22,10 @@ impl Tail {
         self.first
     }
 
+    pub(super) fn bytes_after(&self, index: Index) -> usize {
+        self.entries.iter().rev().take_while(|entry| entry.index() > index).map(Entry::bytes).sum()
+    }
+
     pub(super) fn push(&mut self, entry: Entry) {
         self.bytes += entry.bytes();
         self.entries.push_back(entry);

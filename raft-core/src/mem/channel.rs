@@ -1,6 +1,7 @@
 //! A transport between nodes of one process.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use async_trait::async_trait;
@@ -60,7 +61,7 @@ impl ChannelNetwork {
 
     /// The transport of `node`. Its address is `mem:` and the node's id.
     pub fn transport(&self, node: impl Into<NodeId>) -> ChannelTransport {
-        ChannelTransport { network: self.clone(), node: node.into() }
+        ChannelTransport { network: self.clone(), node: node.into(), started: AtomicBool::new(false) }
     }
 
     /// Lets nothing through from `from` to `to`; the other direction stays as it is.
@@ -93,6 +94,24 @@ impl ChannelNetwork {
 pub struct ChannelTransport {
     network: ChannelNetwork,
     node: NodeId,
+    started: AtomicBool,
+}
+
+impl ChannelTransport {
+    fn leave(&self) {
+        if self.started.swap(false, Ordering::Relaxed) {
+            let mut links = self.network.change();
+            links.nodes.remove(&self.node);
+            links.wanted.retain(|&(from, _)| from != self.node);
+            links.up.retain(|&(a, b)| a != self.node && b != self.node);
+        }
+    }
+}
+
+impl Drop for ChannelTransport {
+    fn drop(&mut self) {
+        self.leave();
+    }
 }
 
 #[async_trait]
@@ -109,6 +128,7 @@ impl Transport for ChannelTransport {
             return Err(TransportError::new(format!("node {} runs already on this network", self.node)));
         }
         links.nodes.insert(self.node, (local, inbox));
+        self.started.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -142,9 +162,6 @@ impl Transport for ChannelTransport {
     }
 
     async fn stop(&self) {
-        let mut links = self.network.change();
-        links.nodes.remove(&self.node);
-        links.wanted.retain(|&(from, _)| from != self.node);
-        links.up.retain(|&(a, b)| a != self.node && b != self.node);
+        self.leave();
     }
 }

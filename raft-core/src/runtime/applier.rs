@@ -1,11 +1,12 @@
 //! Owns the state machine: applies what is committed, answers the callers, a batch at a time.
 
 use std::collections::BTreeMap;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,9 @@ impl Bookkeeping {
     }
 }
 
+/// How often, while the state machine is at work, callers whose time is over are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
+
 /// What the applier is asked for.
 pub(super) enum Job {
     /// Apply committed entries and answer who waits for them, until `expires` at most.
@@ -59,16 +63,22 @@ pub(super) enum Job {
         /// The driver waits to hear of it.
         nudge: bool,
     },
-    /// Answer once `index` is applied, until `expires` at most.
-    Read { index: Index, queries: Vec<Query>, expires: Instant },
-    /// Answer from the state as it is.
-    Query(Query),
+    /// Answer once `index` is applied; with 0, from the state as it is.
+    Read { index: Index, reads: Reads },
 }
 
-/// Reads that wait for their index.
-struct Reads {
-    queries: Vec<Query>,
-    expires: Instant,
+/// Queries to be answered together, until `expires` at most.
+pub(super) struct Reads {
+    pub(super) queries: Vec<Query>,
+    pub(super) expires: Instant,
+}
+
+impl Reads {
+    fn give_up(self) {
+        for query in self.queries {
+            let _gone = query.reply.send(Err(RaftError::Unknown));
+        }
+    }
 }
 
 /// Entries put together from adjacent jobs.
@@ -122,21 +132,12 @@ impl Applier {
             if let Ok(open) = tokio::time::timeout_at(expires, taken).await {
                 return open;
             }
-            let now = Instant::now();
-            for waiting in self.reads.values_mut() {
-                for reads in waiting.extract_if(.., |reads| reads.expires <= now) {
-                    for query in reads.queries {
-                        let _gone = query.reply.send(Err(RaftError::Unknown));
-                    }
-                }
-            }
-            self.reads.retain(|_, waiting| !waiting.is_empty());
+            give_up_reads(&mut self.reads, Instant::now());
         }
     }
 
     async fn carry_out(&mut self, jobs: &mut Vec<Job>) -> Result<(), String> {
         let mut gathered = Gathered::default();
-        let mut queries = Vec::new();
         for job in jobs.drain(..) {
             match job {
                 Job::Apply { entries, waiters, expires, nudge } => {
@@ -151,10 +152,7 @@ impl Applier {
                     gathered.expires = gathered.expires.or(expires);
                     gathered.nudge |= nudge;
                 }
-                Job::Read { index, queries, expires } => {
-                    self.reads.entry(index).or_default().push(Reads { queries, expires });
-                }
-                Job::Query(query) => queries.push(query),
+                Job::Read { index, reads } => self.reads.entry(index).or_default().push(reads),
             }
         }
         if gathered.last.index > self.applied {
@@ -165,14 +163,12 @@ impl Applier {
                 self.query(query).await?;
             }
         }
-        for query in queries {
-            self.query(query).await?;
-        }
         Ok(())
     }
 
     async fn apply(&mut self, gathered: Gathered) -> Result<(), String> {
-        let Gathered { commands, last, mut waiters, expires, nudge } = gathered;
+        let Gathered { commands, last, waiters, expires, nudge } = gathered;
+        let mut waiters = waiters;
         let count = commands.len();
         // Only the indexes that are waited for are kept: on a follower, none.
         let first_waited = waiters.first().map(|waiting| waiting.first);
@@ -181,10 +177,36 @@ impl Applier {
             None => Vec::new(),
         };
         let batch = Batch { commands, bookkeeping: Bookkeeping::encode(last)? };
-        let machine = &mut self.machine;
-        let replies = within(expires, &mut waiters, async move { machine.apply(batch).await })
-            .await?
-            .map_err(|error| error.to_string())?;
+        let Self { machine, jobs, reads, .. } = self;
+        let mut apply = pin!(async move { machine.apply(batch).await });
+        // A machine in memory is done at the first poll: no timer for it.
+        let mut polled = poll_fn(|cx| Poll::Ready(poll_guarded(&mut apply, cx))).await;
+        let replies = loop {
+            if let Poll::Ready(replies) = polled {
+                break replies?.map_err(|error| error.to_string())?;
+            }
+            let rest = tokio::time::timeout(SWEEP_INTERVAL, poll_fn(|cx| poll_guarded(&mut apply, cx)));
+            polled = match rest.await {
+                Ok(replies) => Poll::Ready(replies),
+                Err(_) => {
+                    let now = Instant::now();
+                    if expires.is_some_and(|expires| expires <= now) {
+                        give_up_waiters(&mut waiters);
+                    }
+                    give_up_reads(reads, now);
+                    jobs.visit(|job| match job {
+                        Job::Apply { waiters, expires, .. } if expires.is_some_and(|e| e <= now) => {
+                            give_up_waiters(waiters);
+                        }
+                        Job::Read { reads, .. } if reads.expires <= now => {
+                            Reads { queries: std::mem::take(&mut reads.queries), ..*reads }.give_up();
+                        }
+                        _ => {}
+                    });
+                    Poll::Pending
+                }
+            };
+        };
         if replies.len() != count {
             return Err(format!("it gave {} replies to {count} commands", replies.len()));
         }
@@ -214,26 +236,18 @@ impl Applier {
     }
 }
 
-/// Runs `apply` to its end. Where it is not done at `expires`, whoever waits is told so; it goes on all the same.
-async fn within<F: Future>(
-    expires: Option<Instant>,
-    waiters: &mut Vec<Waiters>,
-    apply: F,
-) -> Result<F::Output, String> {
-    let mut apply = pin!(apply);
-    // A machine in memory is done at the first poll: no timer for it.
-    let first = poll_fn(|cx| Poll::Ready(poll_guarded(&mut apply, cx))).await;
-    if let Poll::Ready(result) = first {
-        return result;
-    }
-    if let Some(expires) = expires {
-        let rest = poll_fn(|cx| poll_guarded(&mut apply, cx));
-        if let Ok(result) = tokio::time::timeout_at(expires, rest).await {
-            return result;
-        }
-        for caller in waiters.drain(..).flat_map(|waiting| waiting.replies) {
-            let _gone = caller.send(Err(RaftError::Unknown));
+/// Tells those whose time is over that the outcome is not known.
+fn give_up_reads(reads: &mut BTreeMap<Index, Vec<Reads>>, now: Instant) {
+    for waiting in reads.values_mut() {
+        for over in waiting.extract_if(.., |reads| reads.expires <= now) {
+            over.give_up();
         }
     }
-    poll_fn(|cx| poll_guarded(&mut apply, cx)).await
+    reads.retain(|_, waiting| !waiting.is_empty());
+}
+
+fn give_up_waiters(waiters: &mut Vec<Waiters>) {
+    for caller in waiters.drain(..).flat_map(|waiting| waiting.replies) {
+        let _gone = caller.send(Err(RaftError::Unknown));
+    }
 }

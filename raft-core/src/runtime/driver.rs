@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, Sleep};
 
-use super::applier::Job;
+use super::applier::{Job, Reads};
 use super::error::RaftError;
 use super::guard::guarded;
 use super::log_writer::{LogWriter, Submitted};
@@ -28,6 +28,9 @@ const APPLIED_DELAY: Duration = Duration::from_millis(2);
 
 /// How long a shutdown waits for the state machine to finish what it was given.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A time that never comes; the engine's own "never" is beyond what clocks can add.
+const NEVER: Time = Duration::from_secs(365 * 24 * 3600 * 30);
 
 /// Why the loop ends.
 enum End {
@@ -169,7 +172,7 @@ impl Driver {
         [self.pending.expires(), rounds, self.parts.status.due(), self.applied_due]
             .into_iter()
             .flatten()
-            .fold(self.parts.engine.deadline(), Time::min)
+            .fold(self.parts.engine.deadline().min(NEVER), Time::min)
     }
 
     /// Feeds the engine with everything that waited. Messages come before time: after a pause, a leader's heartbeat
@@ -278,6 +281,7 @@ impl Driver {
                 Ok(first) => return self.pending.push(first, replies, now + self.parts.timeout),
                 Err(ProposeError::NotLeader { leader }) => self.not_leader(leader),
                 Err(ProposeError::TooLarge { bytes, limit }) => RaftError::TooLarge { bytes, limit },
+                Err(ProposeError::Empty) => return,
                 Err(ProposeError::Overloaded) => RaftError::Overloaded,
                 Err(ProposeError::Fatal) => RaftError::Fatal { reason: "the group has stopped".into() },
             }
@@ -328,6 +332,8 @@ impl Driver {
             }
             // A configuration comes and goes with an outline or an event.
             if !ready.events.is_empty() || ready.write.as_ref().is_some_and(|write| write.outline.is_some()) {
+                let ended = |event: &Event| matches!(event, Event::FoundingEnded { .. });
+                changed |= ready.events.iter().any(ended);
                 changed |= self.parts.outbox.follow(self.parts.engine.membership());
             }
             match self.carry_out(ready, now)? {
@@ -365,7 +371,7 @@ impl Driver {
         for read in ready.reads {
             if let Some(Round { queries, expires }) = self.rounds.remove(&read.id) {
                 let expires = self.parts.origin + expires;
-                self.parts.jobs.push(Job::Read { index: read.index, queries, expires });
+                self.parts.jobs.push(Job::Read { index: read.index, reads: Reads { queries, expires } });
             }
         }
         for id in ready.failed_reads {
@@ -433,7 +439,7 @@ impl Driver {
     }
 
     fn note(&mut self, event: Event) {
-        let Parts { node, group, .. } = &self.parts;
+        let (node, group) = (self.parts.node, self.parts.group);
         match event {
             Event::Refused { from, reason } => {
                 let count = self.refused.entry(reason).or_default();
@@ -442,6 +448,10 @@ impl Driver {
                 if count.is_power_of_two() {
                     tracing::warn!(%node, %group, from = %from.node, %reason, count, "refused a message");
                 }
+            }
+            Event::FoundingEnded { reason } => {
+                self.parts.status.founding_ended = Some(reason);
+                tracing::info!(%node, %group, ?reason, "founding was given up");
             }
             Event::PromiseBroken { .. } => tracing::warn!(%node, %group, ?event),
             Event::Resend { .. } => tracing::debug!(%node, %group, ?event),
@@ -453,7 +463,8 @@ impl Driver {
     async fn finish(&mut self) {
         let mut inputs = Inputs::default();
         while self.writing > 0 {
-            poll_fn(|cx| self.parts.mailbox.poll_take(cx, &mut inputs)).await;
+            poll_fn(|cx| self.parts.mailbox.poll_waiting(cx)).await;
+            self.parts.mailbox.take(&mut inputs);
             inputs.messages.clear();
             for completion in inputs.completions.drain(..) {
                 match completion {
@@ -512,11 +523,21 @@ fn count(refused: &BTreeMap<Refusal, u64>, overloaded: u64, expired: u64, mailbo
     }
 }
 
-/// Waits for inputs or the timer.
+/// Waits for inputs or the timer. What arrives is not taken at once but after one round of the scheduler: callers who
+/// were woken together propose together, and a busy driver leaves its thread to others.
 async fn wait(mailbox: &Mailbox, mut sleep: Pin<&mut Sleep>, inputs: &mut Inputs) {
-    poll_fn(|cx| match mailbox.poll_take(cx, inputs) {
-        Poll::Ready(()) => Poll::Ready(()),
-        Poll::Pending => sleep.as_mut().poll(cx),
+    let mut went_round = false;
+    poll_fn(|cx| {
+        if mailbox.poll_waiting(cx).is_pending() {
+            return sleep.as_mut().poll(cx);
+        }
+        if went_round {
+            mailbox.take(inputs);
+            return Poll::Ready(());
+        }
+        went_round = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
     })
     .await;
 }

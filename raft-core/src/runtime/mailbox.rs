@@ -61,7 +61,7 @@ pub(crate) struct Inputs {
     pub(crate) messages: Vec<Envelope>,
     message_bytes: usize,
     pub(crate) completions: Vec<Completion>,
-    /// Only look around: the applier has come far.
+    /// Only look around: the applier has come far, or something was counted.
     pub(crate) nudged: bool,
     pub(crate) shutdown: bool,
 }
@@ -175,6 +175,8 @@ impl Mailbox {
         }
         if dropped > 0 {
             self.dropped.fetch_add(dropped, Ordering::Relaxed);
+            // The status is to show it, even where nothing else happens.
+            state.inputs.nudged = true;
         }
         wake(state);
     }
@@ -215,21 +217,23 @@ impl Mailbox {
         lock(&self.state).closed.clone().map(RaftError::from)
     }
 
-    /// Swaps what waits with `inputs`, which the driver has emptied and whose memory is used again.
-    pub(crate) fn poll_take(&self, cx: &mut Context<'_>, inputs: &mut Inputs) -> Poll<()> {
+    /// Ready where something waits.
+    pub(crate) fn poll_waiting(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = lock(&self.state);
-        if state.inputs.is_empty() {
-            if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                state.waker = Some(cx.waker().clone());
-            }
-            return Poll::Pending;
+        if !state.inputs.is_empty() {
+            return Poll::Ready(());
         }
-        std::mem::swap(&mut state.inputs, inputs);
-        state.inputs.call_bytes = 0;
-        state.inputs.message_bytes = 0;
-        state.inputs.nudged = false;
-        state.inputs.shutdown = false;
-        Poll::Ready(())
+        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            state.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Swaps what waits with `inputs`, which the driver has emptied and whose memory is used again.
+    pub(crate) fn take(&self, inputs: &mut Inputs) {
+        (inputs.call_bytes, inputs.message_bytes) = (0, 0);
+        (inputs.nudged, inputs.shutdown) = (false, false);
+        std::mem::swap(&mut lock(&self.state).inputs, inputs);
     }
 }
 
@@ -321,6 +325,11 @@ impl<T> Queue<T> {
             waker.wake();
         }
         true
+    }
+
+    /// Shows what waits.
+    pub(crate) fn visit(&self, look: impl FnMut(&mut T)) {
+        lock(&self.0).items.iter_mut().for_each(look);
     }
 
     /// Takes nothing any more; what waits is still handed out.

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::applier::{Applier, Job};
+use super::applier::{Applier, Job, Reads};
 use super::driver::{Driver, Parts};
 use super::error::{RaftError, StartError};
 use super::log_writer::LogWriter;
@@ -16,7 +17,7 @@ use super::options::NodeOptions;
 use super::outbox::{GroupInbox, Outbox};
 use super::recover::{Recovered, recover};
 use super::status::{RaftStatus, StatusBoard};
-use crate::engine::BootstrapError;
+use crate::engine::{BootstrapError, FoundingEnd};
 use crate::log_store::LogStore;
 use crate::membership::NodeInfo;
 use crate::state_machine::StateMachine;
@@ -26,6 +27,9 @@ use crate::types::{Entry, NodeId, Time};
 /// The part of [`Config::max_uncommitted_bytes`](crate::Config::max_uncommitted_bytes) that one batch of proposals
 /// may take: when the engine is full, most callers still get their turn.
 const BATCH_SHARE: usize = 8;
+
+/// Longer waits are beyond what clocks can add.
+const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A running group. Ends when this is dropped.
 pub(crate) struct Node {
@@ -37,6 +41,9 @@ pub(crate) struct Node {
     pub(crate) address: String,
     client_address: String,
     max_entry_bytes: usize,
+    timeout: Duration,
+    /// How long a leader may take to come forward: several elections.
+    patience: Duration,
 }
 
 impl Drop for Node {
@@ -53,6 +60,7 @@ impl Node {
         mut machine: Box<dyn StateMachine>,
     ) -> Result<Self, StartError> {
         let origin = Instant::now();
+        let timeout = options.proposal_timeout.min(MAX_TIMEOUT);
         let Recovered { engine, local, applied } =
             recover(&options, &*store, &mut *machine, Time::ZERO).await?;
         let config = &options.config;
@@ -82,7 +90,7 @@ impl Node {
             applier: tokio::spawn(applier.run()),
             status: board,
             origin,
-            timeout: options.proposal_timeout,
+            timeout,
             max_batch_bytes: config.max_uncommitted_bytes / BATCH_SHARE,
             max_open: options.max_open_proposals,
             max_apply_bytes: config.max_apply_bytes,
@@ -97,6 +105,8 @@ impl Node {
             address,
             client_address: options.client_address,
             max_entry_bytes: options.config.max_entry_bytes,
+            timeout,
+            patience: options.config.election_timeout * 4,
         })
     }
 
@@ -117,7 +127,8 @@ impl Node {
 
     pub(crate) async fn query_local(&self, query: Bytes) -> Result<Bytes, RaftError> {
         let (query, answer) = self.query(query)?;
-        if !self.jobs.push(Job::Query(query)) {
+        let reads = Reads { queries: vec![query], expires: Instant::now() + self.timeout };
+        if !self.jobs.push(Job::Read { index: 0, reads }) {
             return Err(self.ended());
         }
         answer.await.unwrap_or_else(|_| Err(self.ended()))
@@ -150,13 +161,27 @@ impl Node {
             Ok(Err(BootstrapError::Fatal)) | Err(_) => return Err(self.ended()),
             Ok(Err(error)) => return Err(RaftError::Bootstrap(error.to_string())),
         }
-        let founded = self.wait_for(|status| !status.membership.is_empty() && status.commit > 0).await?;
+        let founded = |status: &RaftStatus| !status.membership.is_empty() && status.commit > 0;
+        let given_up = |status: &RaftStatus| match status.founding_ended {
+            Some(FoundingEnd::AlreadyFounded { by }) => Some(by),
+            _ => None,
+        };
+        let mut seen = self.wait_for(|status| founded(status) || given_up(status).is_some()).await?;
+        if let Some(by) = given_up(&seen).filter(|_| !founded(&seen)) {
+            // If that cluster has this node for a member, its leader comes forward soon.
+            seen =
+                tokio::time::timeout(self.patience, self.wait_for(founded)).await.unwrap_or_else(|_| {
+                    Err(RaftError::Bootstrap(format!(
+                        "node {by} belongs to another cluster or founding already"
+                    )))
+                })?;
+        }
         let found: Vec<(NodeId, String)> =
-            founded.membership.nodes.iter().map(|(&node, info)| (node, info.address.clone())).collect();
+            seen.membership.nodes.iter().map(|(&node, info)| (node, info.address.clone())).collect();
         if found == wanted {
             return Ok(());
         }
-        Err(RaftError::Bootstrap(format!("it is founded already, with other members: {}", founded.membership)))
+        Err(RaftError::Bootstrap(format!("it is founded already, with other members: {}", seen.membership)))
     }
 
     /// Waits until the status is as wanted.

@@ -58,14 +58,15 @@ impl Pending {
     }
 
     /// Adds proposals that got consecutive entries from `first` on. What waits at these places from an earlier term was
-    /// truncated, and this node, which leads now, holds every committed entry: so it was never committed.
+    /// truncated here. It is not committed now, since this node leads and does not hold it; but another node may hold it, lead
+    /// later, and commit it then, if this node's entries reach no majority. So its fate is unknown.
     pub(super) fn push(&mut self, first: EntryId, replies: Vec<ReplyTo>, expires: Time) {
         while let Some(last) = self.runs.back_mut().filter(|last| last.end() > first.index) {
             let keep = last.split_to(first.index);
             let lost = std::mem::replace(&mut last.replies, keep.replies);
             last.first.index = keep.first;
             self.count -= lost.len();
-            answer_all(lost, &RaftError::NotCommitted);
+            answer_all(lost, &RaftError::Unknown);
             if last.replies.len() == 0 {
                 self.runs.pop_back();
             }
@@ -206,8 +207,8 @@ mod tests {
         pending.push(EntryId::new(2, 5), old, ms(1));
         let (new, _new_answers) = callers(2);
         pending.push(EntryId::new(4, 6), new, ms(2));
-        assert_eq!(old_answers[1].try_recv(), Ok(Err(RaftError::NotCommitted)));
-        assert_eq!(old_answers[2].try_recv(), Ok(Err(RaftError::NotCommitted)));
+        assert_eq!(old_answers[1].try_recv(), Ok(Err(RaftError::Unknown)));
+        assert_eq!(old_answers[2].try_recv(), Ok(Err(RaftError::Unknown)));
         assert_eq!(pending.len(), 3);
         assert_eq!(pending.resolve(&entries(&[(2, 5), (4, 6), (4, 7)])).len(), 2);
         assert!(old_answers[0].try_recv().is_err());

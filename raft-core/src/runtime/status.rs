@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::engine::{Engine, Refusal, RoleName, Status};
+use crate::engine::{Engine, FoundingEnd, Refusal, RoleName, Status};
 use crate::transport::LocalNode;
 use crate::types::{Index, NodeId, Term, Time};
 
@@ -21,6 +21,8 @@ pub struct RaftStatus {
     pub local: LocalNode,
     /// Why the group has stopped for good, if it has.
     pub fatal: Option<Arc<str>>,
+    /// How founding a cluster from this node ended, if it was given up.
+    pub founding_ended: Option<FoundingEnd>,
     /// What was counted since the node was started.
     pub counters: Counters,
 }
@@ -54,6 +56,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(5);
 /// the last word always.
 pub(super) struct StatusBoard {
     sender: watch::Sender<RaftStatus>,
+    pub(super) founding_ended: Option<FoundingEnd>,
     shown: (RoleName, Term, Option<NodeId>),
     founded: bool,
     published: Time,
@@ -62,11 +65,16 @@ pub(super) struct StatusBoard {
 
 impl StatusBoard {
     pub(super) fn new(engine: &Engine, local: LocalNode) -> Self {
-        let status =
-            RaftStatus { engine: engine.status(), local, fatal: None, counters: Counters::default() };
+        let status = RaftStatus {
+            engine: engine.status(),
+            local,
+            fatal: None,
+            founding_ended: None,
+            counters: Counters::default(),
+        };
         let sender = watch::Sender::new(status);
         let shown = (engine.role(), engine.term(), engine.leader());
-        Self { sender, shown, founded: false, published: Time::ZERO, dirty: false }
+        Self { sender, founding_ended: None, shown, founded: false, published: Time::ZERO, dirty: false }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<RaftStatus> {
@@ -74,7 +82,13 @@ impl StatusBoard {
     }
 
     /// Notes that something may have changed; `at_once` if it matters to somebody who waits.
-    pub(super) fn update(&mut self, engine: &Engine, at_once: bool, counters: impl FnOnce() -> Counters, now: Time) {
+    pub(super) fn update(
+        &mut self,
+        engine: &Engine,
+        at_once: bool,
+        counters: impl FnOnce() -> Counters,
+        now: Time,
+    ) {
         let shown = (engine.role(), engine.term(), engine.leader());
         // The first commit is what founding a cluster waits for.
         let founded = engine.commit() > Index::MIN;
@@ -96,8 +110,9 @@ impl StatusBoard {
     pub(super) fn publish(&mut self, engine: Status, fatal: Option<Arc<str>>, counters: Counters, now: Time) {
         self.published = now;
         self.dirty = false;
+        let founding_ended = self.founding_ended;
         self.sender.send_if_modified(|status| {
-            let next = RaftStatus { engine, local: status.local, fatal, counters };
+            let next = RaftStatus { engine, local: status.local, fatal, founding_ended, counters };
             let changed = next != *status;
             *status = next;
             changed

@@ -71,7 +71,10 @@ pub(crate) fn read_from(store: &RedbLogStore, first: Index) -> Vec<Entry> {
 }
 
 #[track_caller]
-pub(crate) fn assert_kind<T: std::fmt::Debug>(result: Result<T, StorageError>, kind: StorageErrorKind) -> String {
+pub(crate) fn assert_kind<T: std::fmt::Debug>(
+    result: Result<T, StorageError>,
+    kind: StorageErrorKind,
+) -> String {
     let error = result.unwrap_err();
     assert_eq!(error.kind(), kind, "{error}");
     let message = error.to_string();

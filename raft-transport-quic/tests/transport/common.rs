@@ -67,10 +67,11 @@ pub(crate) fn local(node: u64, boot: u64) -> LocalNode {
     LocalNode { cluster: CLUSTER, peer: peer(node), boot }
 }
 
-/// Options with which tests are quick.
+/// Options with which tests are quick, and a machine that is busy with other things breaks no connection.
 pub(crate) fn options() -> QuicOptions {
     let mut options = QuicOptions::default();
     options.max_backoff = Duration::from_millis(200);
+    options.idle_timeout = Duration::from_secs(10);
     options
 }
 

@@ -48,6 +48,8 @@ async fn who_has_no_good_certificate_does_not_get_in() {
         };
         let ConnectionError::ConnectionClosed(close) = error else { panic!("{what}: {error}") };
         assert!((0x100..0x200).contains(&u64::from(close.error_code)), "{what}: {close}");
+        let told = String::from_utf8_lossy(&close.reason);
+        assert!(!told.contains("raft:") && !told.contains("expired"), "{what}: told {told}");
         until(what, || one.stats().refused == number as u64 + 1).await;
     }
     assert_eq!(one.stats().connected, 1);

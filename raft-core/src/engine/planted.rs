@@ -1,0 +1,89 @@
+//! Bugs to plant on purpose: a test bench that has never caught one has proved nothing. Without the feature `testing` none can be
+//! planted, and the questions after them compile to nothing.
+
+use super::Engine;
+
+/// A bug that a real implementation had, or could have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+#[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "public with the feature"))]
+pub enum Planted {
+    /// The vote is not written with its term, so a restart forgets it.
+    VoteForgotten,
+    /// A vote request leaves before the candidate's own vote is durable.
+    VoteRequestBeforeWrite,
+    /// A vote is told before it is durable.
+    VoteBeforeWrite,
+    /// Entries are acknowledged before they are durable.
+    AckBeforeFsync,
+    /// The last index is acknowledged, not the one verified to be the leader's.
+    MatchLastIndex,
+    /// What was verified against one leader counts for the next.
+    VerifiedKept,
+    /// A truncation does not lower what writes under way will have made durable.
+    NoClamp,
+    /// Entries of earlier terms are committed by counting copies (figure 8).
+    CommitOldTerm,
+    /// Every append truncates after its `prev`, differing or not.
+    TruncateMatching,
+    /// A follower takes the leader's commit index beyond what the append verified.
+    CommitBeyondMatch,
+    /// A vote for a candidate with a shorter log.
+    VoteForShorterLog,
+    /// A read is served before the leader committed in its own term.
+    ReadBeforeNoop,
+    /// Entries are applied before they are durable here.
+    ApplyBeforeDisk,
+    /// A late answer of an earlier term counts for this one.
+    LateResponse,
+    /// Matched appends never leave the window.
+    WindowLeaked,
+    /// Half of an even number of voters is taken for a majority.
+    EvenQuorum,
+    /// A lost window of appends is never sent again.
+    NeverResend,
+}
+
+#[cfg(feature = "testing")]
+impl Planted {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[
+        Self::VoteForgotten,
+        Self::VoteRequestBeforeWrite,
+        Self::VoteBeforeWrite,
+        Self::AckBeforeFsync,
+        Self::MatchLastIndex,
+        Self::VerifiedKept,
+        Self::NoClamp,
+        Self::CommitOldTerm,
+        Self::TruncateMatching,
+        Self::CommitBeyondMatch,
+        Self::VoteForShorterLog,
+        Self::ReadBeforeNoop,
+        Self::ApplyBeforeDisk,
+        Self::LateResponse,
+        Self::WindowLeaked,
+        Self::EvenQuorum,
+        Self::NeverResend,
+    ];
+}
+
+impl Engine {
+    /// Plants a bug.
+    #[cfg(feature = "testing")]
+    pub fn plant(&mut self, bug: Planted) {
+        self.planted = Some(bug);
+    }
+
+    #[cfg(feature = "testing")]
+    pub(super) fn has(&self, bug: Planted) -> bool {
+        self.planted == Some(bug)
+    }
+
+    #[cfg(not(feature = "testing"))]
+    #[inline(always)]
+    #[expect(clippy::unused_self, reason = "with the feature it is used")]
+    pub(super) const fn has(&self, _: Planted) -> bool {
+        false
+    }
+}

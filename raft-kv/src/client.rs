@@ -216,8 +216,12 @@ impl Client {
     /// See [`ClientError`]; never unknown.
     pub async fn scan(&self, range: &Range, stale: bool) -> Result<PageBody, ClientError> {
         let encode = |text: &str| percent_encode(text.as_bytes());
-        let mut target =
-            format!("/kv?limit={}&from={}&prefix={}", range.limit, encode(&range.from), encode(&range.prefix));
+        let mut target = format!(
+            "/kv?limit={}&from={}&prefix={}",
+            range.limit,
+            encode(&range.from),
+            encode(&range.prefix)
+        );
         if let Some(to) = &range.to {
             target = format!("{target}&to={}", encode(to));
         }
@@ -425,8 +429,9 @@ fn condition(expected: &Expected) -> Result<String, ClientError> {
         Expected::Revision(revision) => Ok(format!("if_revision={revision}")),
         Expected::Value(value) => {
             check_value(value)?;
-            let text = std::str::from_utf8(value)
-                .map_err(|_| ClientError::Input("an expected value must be UTF-8: expect a revision".into()))?;
+            let text = std::str::from_utf8(value).map_err(|_| {
+                ClientError::Input("an expected value must be UTF-8: expect a revision".into())
+            })?;
             Ok(format!("if_value={}", percent_encode(text.as_bytes())))
         }
     }
@@ -444,9 +449,8 @@ fn parse<T: DeserializeOwned>(answer: &Answer, write: bool) -> Result<T, ClientE
     if !answer.status.is_success() {
         return Err(error_of(answer, !write));
     }
-    serde_json::from_slice(&answer.body).map_err(|_| {
-        if write { ClientError::Unknown(strange().to_string()) } else { strange() }
-    })
+    serde_json::from_slice(&answer.body)
+        .map_err(|_| if write { ClientError::Unknown(strange().to_string()) } else { strange() })
 }
 
 /// The error that a node answered with. Whatever else answers in its place may have passed a change on.

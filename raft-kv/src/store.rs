@@ -224,12 +224,24 @@ mod tests {
     #[test]
     fn revisions_are_those_of_etcd() {
         let mut store = Store::default();
-        assert_eq!(put(&mut store, "a", "1"), Revisions { create_revision: 1, modify_revision: 1, version: 1 });
-        assert_eq!(put(&mut store, "b", "1"), Revisions { create_revision: 2, modify_revision: 2, version: 1 });
-        assert_eq!(put(&mut store, "a", "2"), Revisions { create_revision: 1, modify_revision: 3, version: 2 });
+        assert_eq!(
+            put(&mut store, "a", "1"),
+            Revisions { create_revision: 1, modify_revision: 1, version: 1 }
+        );
+        assert_eq!(
+            put(&mut store, "b", "1"),
+            Revisions { create_revision: 2, modify_revision: 2, version: 1 }
+        );
+        assert_eq!(
+            put(&mut store, "a", "2"),
+            Revisions { create_revision: 1, modify_revision: 3, version: 2 }
+        );
         assert_eq!(delete(&mut store, "a"), Reply::Deleted { revision: 4 });
         assert_eq!(delete(&mut store, "a"), Reply::Absent, "nothing to delete changes nothing");
-        assert_eq!(put(&mut store, "a", "3"), Revisions { create_revision: 5, modify_revision: 5, version: 1 });
+        assert_eq!(
+            put(&mut store, "a", "3"),
+            Revisions { create_revision: 5, modify_revision: 5, version: 1 }
+        );
     }
 
     #[test]
@@ -243,7 +255,10 @@ mod tests {
         let first = Revisions { create_revision: 1, modify_revision: 1, version: 1 };
         assert_eq!(cas(&mut store, Expected::Revision(0), "x"), Reply::Written(first));
         assert_eq!(cas(&mut store, Expected::Revision(0), "y"), Reply::Mismatch { current: Some(first) });
-        assert_eq!(cas(&mut store, Expected::Value("y".into()), "z"), Reply::Mismatch { current: Some(first) });
+        assert_eq!(
+            cas(&mut store, Expected::Value("y".into()), "z"),
+            Reply::Mismatch { current: Some(first) }
+        );
         let second = Revisions { create_revision: 1, modify_revision: 2, version: 2 };
         assert_eq!(cas(&mut store, Expected::Value("x".into()), "z"), Reply::Written(second));
         let stale = Command::Delete { key: "k".into(), expected: Some(Expected::Revision(1)) };

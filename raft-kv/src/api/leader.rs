@@ -94,7 +94,8 @@ impl Api {
     async fn here(&self, call: &Call) -> Attempt {
         let raft = self.raft();
         match &call.work {
-            Work::Write(command) => match tokio::time::timeout_at(call.deadline, raft.propose(command)).await {
+            Work::Write(command) => match tokio::time::timeout_at(call.deadline, raft.propose(command)).await
+            {
                 Ok(Ok(reply)) => Attempt::Done(respond(&reply)),
                 Ok(Err(error)) => refusal(&error),
                 Err(_) => Attempt::Done(respond(&ErrorBody::new(

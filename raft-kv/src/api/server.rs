@@ -96,7 +96,9 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/kv/{*key}", get(read).put(write).delete(delete))
         .route("/status", get(status))
         .route("/init", post(init))
-        .fallback(|| async { refuse(ErrorCode::NotFound, "no such path: see /kv/{key}, /kv, /status, /init") })
+        .fallback(|| async {
+            refuse(ErrorCode::NotFound, "no such path: see /kv/{key}, /kv, /status, /init")
+        })
         .method_not_allowed_fallback(|| async {
             let mut response = refuse(ErrorCode::Invalid, "the path does not know this method");
             *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;

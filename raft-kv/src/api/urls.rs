@@ -43,7 +43,9 @@ mod tests {
         assert_eq!(host_and_port("127.0.0.1:7001"), Ok(("127.0.0.1", 7001)));
         assert_eq!(host_and_port("[::1]:0"), Ok(("[::1]", 0)));
         assert_eq!(host_and_port("db-1.example.org:80"), Ok(("db-1.example.org", 80)));
-        for wrong in ["", "7001", ":7001", "host", "host:", "host:99999", "::1:7001", "a b:1", "http://a:1", "a/b:1"] {
+        for wrong in
+            ["", "7001", ":7001", "host", "host:", "host:99999", "::1:7001", "a b:1", "http://a:1", "a/b:1"]
+        {
             assert!(host_and_port(wrong).is_err(), "{wrong}");
         }
     }

@@ -59,10 +59,7 @@ pub(super) fn run(args: &CertsArgs, output: Output) -> Result<(), Failure> {
     for node in &folders.nodes {
         text += &format!("node {}: raft-kv serve --certs {} ..\n", node.id, node.folder);
     }
-    text += &format!(
-        "keep {} secret: whoever has it can be any node",
-        args.out.join(CA_KEY_FILE).display()
-    );
+    text += &format!("keep {} secret: whoever has it can be any node", args.out.join(CA_KEY_FILE).display());
     output.result(&text, &folders)
 }
 

@@ -95,7 +95,9 @@ fn command_in(usage: &str) -> String {
     let words: Vec<&str> = usage
         .split_whitespace()
         .skip_while(|word| *word != "raft-kv")
-        .take_while(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') && !word.starts_with("--"))
+        .take_while(|word| {
+            word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') && !word.starts_with("--")
+        })
         .collect();
     if words.is_empty() { "raft-kv".to_owned() } else { words.join(" ") }
 }

@@ -73,7 +73,8 @@ struct ReadyBody {
 pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
     start_log(args.log.as_deref())?;
     if args.listen.ip().is_unspecified() && args.advertise.is_none() {
-        let message = format!("--listen {}: also say with --advertise where the others reach it", args.listen);
+        let message =
+            format!("--listen {}: also say with --advertise where the others reach it", args.listen);
         return Err(Failure::Usage(message));
     }
     if args.follow_stdin {
@@ -172,8 +173,9 @@ fn cannot_listen(flag: &str, address: &str, error: &io::Error) -> Failure {
 
 fn start_log(filter: Option<&str>) -> Result<(), Failure> {
     let filter = match filter {
-        Some(filter) => EnvFilter::try_new(filter)
-            .map_err(|e| Failure::Usage(format!("--log {filter}: {e}; write such as info or raft_core=debug")))?,
+        Some(filter) => EnvFilter::try_new(filter).map_err(|e| {
+            Failure::Usage(format!("--log {filter}: {e}; write such as info or raft_core=debug"))
+        })?,
         None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
     };
     let log = tracing_subscriber::fmt()

@@ -60,7 +60,8 @@ pub(super) async fn run(args: StatusArgs, output: Output) -> Result<(), Failure>
 
 fn table(nodes: &[NodeBody]) -> String {
     let mut rows = vec![
-        ["node", "http", "role", "term", "leader", "commit", "applied", "keys", "state hash"].map(str::to_owned),
+        ["node", "http", "role", "term", "leader", "commit", "applied", "keys", "state hash"]
+            .map(str::to_owned),
     ];
     let mut notes = String::new();
     for node in nodes {
@@ -72,7 +73,8 @@ fn table(nodes: &[NodeBody]) -> String {
             let _ = writeln!(notes, "node {} has stopped: {fatal}", status.node);
         }
         if status.members.is_empty() {
-            let _ = writeln!(notes, "node {} belongs to no cluster yet: see `raft-kv init --help`", status.node);
+            let _ =
+                writeln!(notes, "node {} belongs to no cluster yet: see `raft-kv init --help`", status.node);
         }
         rows.push([
             status.node.to_string(),
@@ -90,7 +92,8 @@ fn table(nodes: &[NodeBody]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     for row in &rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         let _ = writeln!(text, "{}", cells.join("  ").trim_end());
     }
     text + &notes

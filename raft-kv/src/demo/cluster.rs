@@ -50,8 +50,7 @@ impl Cluster {
         let ca = DevCa::new(ClusterId(fastrand::u128(1..))).map_err(|e| Failure::refused(e.to_string()))?;
         let mut cluster = Self { folder: folder.to_owned(), cluster: ca.cluster(), nodes: Vec::new() };
         for id in 1..=NODES as u64 {
-            let (certificate, key) =
-                ca.issue_pem(NodeId(id)).map_err(|e| Failure::refused(e.to_string()))?;
+            let (certificate, key) = ca.issue_pem(NodeId(id)).map_err(|e| Failure::refused(e.to_string()))?;
             let certs = cluster.certs(id);
             write_new(&certs.join(CA_FILE), ca.ca_pem().as_bytes(), false)?;
             write_new(&certs.join(CERTIFICATE_FILE), certificate.as_bytes(), false)?;
@@ -122,7 +121,11 @@ impl Cluster {
     /// The node that leads in the highest term, as it says itself, and that term.
     pub(super) async fn leader(&self) -> Option<(u64, u64)> {
         let statuses = self.statuses().await.into_iter().flatten();
-        statuses.filter(|s| s.role == "leader").map(|s| (s.term, s.node)).max().map(|(term, node)| (node, term))
+        statuses
+            .filter(|s| s.role == "leader")
+            .map(|s| (s.term, s.node))
+            .max()
+            .map(|(term, node)| (node, term))
     }
 
     /// Kills a node with SIGKILL and waits until it is gone.

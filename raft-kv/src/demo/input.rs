@@ -35,7 +35,9 @@ pub(super) fn load(path: Option<&Path>) -> Result<Input, Failure> {
     let read = File::open(path).and_then(|file| file.take(MAX_INPUT_BYTES + 1).read_to_end(&mut text));
     read.map_err(|e| Failure::refused(format!("cannot read {name}: {e}")))?;
     if text.len() as u64 > MAX_INPUT_BYTES {
-        return Err(Failure::refused(format!("{name} is larger than {MAX_INPUT_BYTES} bytes: load a part of it")));
+        return Err(Failure::refused(format!(
+            "{name} is larger than {MAX_INPUT_BYTES} bytes: load a part of it"
+        )));
     }
     parse(name, &text)
 }
@@ -90,7 +92,8 @@ fn written_as_in_the_file<'a>(
         return Ok(Bytes::new());
     }
     let quotes = if tabs { csv::QuoteStyle::Never } else { csv::QuoteStyle::Necessary };
-    let mut writer = csv::WriterBuilder::new().delimiter(delimiter).quote_style(quotes).from_writer(Vec::new());
+    let mut writer =
+        csv::WriterBuilder::new().delimiter(delimiter).quote_style(quotes).from_writer(Vec::new());
     writer.write_record(&fields).map_err(|e| e.to_string())?;
     let mut value = writer.into_inner().map_err(|e| e.to_string())?;
     // The end of the line.
@@ -128,10 +131,10 @@ mod tests {
 
     #[test]
     fn the_first_column_is_the_key_and_the_rest_the_value() {
-        assert_eq!(rows("id,a,b\n1,x,\"y, z\"\n2,,\n"), [
-            ("1".into(), "x,\"y, z\"".into()),
-            ("2".into(), ",".into())
-        ]);
+        assert_eq!(
+            rows("id,a,b\n1,x,\"y, z\"\n2,,\n"),
+            [("1".into(), "x,\"y, z\"".into()), ("2".into(), ",".into())]
+        );
         assert_eq!(rows("id\ta\tb\r\n1\tx\ty, \"z\r\n"), [("1".into(), "x\ty, \"z".into())]);
         assert_eq!(rows("\u{feff}id\n1\n"), [("1".into(), String::new())]);
     }
@@ -150,6 +153,8 @@ mod tests {
         assert_eq!(error(b"id,a\n1,x\n2,\xff\n"), "x.csv, line 3: it is not UTF-8: convert the file");
         assert!(error(b"").contains("holds no rows"));
         assert!(error(b"id,a\n").contains("holds no rows"));
-        assert!(error(b"id,a\n1,\"x\n2,y\n").is_empty() || error(b"id,a\n1,\"x\n2,y,z\n").starts_with("x.csv"));
+        assert!(
+            error(b"id,a\n1,\"x\n2,y\n").is_empty() || error(b"id,a\n1,\"x\n2,y,z\n").starts_with("x.csv")
+        );
     }
 }

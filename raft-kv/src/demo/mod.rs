@@ -81,7 +81,11 @@ async fn perform(
             drop(cluster);
             eprintln_all(&tails);
             let kept = folder.keep();
-            return Err(Failure::refused(format!("{}; all files are kept in {}", failure.line(), kept.display())));
+            return Err(Failure::refused(format!(
+                "{}; all files are kept in {}",
+                failure.line(),
+                kept.display()
+            )));
         }
     };
     progress.end();
@@ -224,7 +228,9 @@ async fn await_equal(cluster: &mut Cluster, keys: u64) -> Result<String, Failure
         if Instant::now() > deadline {
             let states: Vec<String> = statuses
                 .iter()
-                .map(|s| format!("node {}: {} keys, hash {}, applied {}", s.node, s.keys, s.state_hash, s.applied))
+                .map(|s| {
+                    format!("node {}: {} keys, hash {}, applied {}", s.node, s.keys, s.state_hash, s.applied)
+                })
                 .collect();
             return Err(Failure::refused(format!("the nodes' states differ: {}", states.join("; "))));
         }

@@ -41,7 +41,8 @@ impl Progress {
         (self.what, self.total, self.told) = (what, total as u64, Instant::now());
         if self.terminal {
             let bar = ProgressBar::with_draw_target(Some(self.total), ProgressDrawTarget::stderr_with_hz(10));
-            let style = ProgressStyle::with_template("{msg:>10} {wide_bar} {human_pos}/{human_len} {per_sec}");
+            let style =
+                ProgressStyle::with_template("{msg:>10} {wide_bar} {human_pos}/{human_len} {per_sec}");
             // The template is fixed; were it wrong, the usual bar would do.
             if let Ok(style) = style {
                 bar.set_style(style);

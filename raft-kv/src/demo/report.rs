@@ -60,8 +60,14 @@ impl Report {
         };
         row("data", format!("{}{duplicates}", self.input));
         row("keys written", format!("{} in {:.2} s by {} writers", self.keys, self.seconds, self.writers));
-        row("writes/s", format!("{:.0}, each on two disks of three, failover included", self.writes_per_second));
-        row("leader killed", format!("node {}; node {} leads since, in term {}", self.killed, self.new_leader, self.term));
+        row(
+            "writes/s",
+            format!("{:.0}, each on two disks of three, failover included", self.writes_per_second),
+        );
+        row(
+            "leader killed",
+            format!("node {}; node {} leads since, in term {}", self.killed, self.new_leader, self.term),
+        );
         row("failover time", format!("{:.0} ms from the kill to the next confirmed write", self.failover_ms));
         row("keys checked", format!("{}, {} lost or different", self.keys_checked, self.keys_wrong));
         let hashes = if self.hashes_equal { "equal on all three nodes" } else { "DIFFERENT" };

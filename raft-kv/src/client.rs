@@ -457,6 +457,10 @@ fn parse<T: DeserializeOwned>(answer: &Answer, write: bool) -> Result<T, ClientE
 fn error_of(answer: &Answer, read: bool) -> ClientError {
     match serde_json::from_slice::<ErrorBody>(&answer.body) {
         Ok(body) if body.error == ErrorCode::Unknown && !read => ClientError::Unknown(body.message),
+        // A read changes nothing: there is nothing to be unknown.
+        Ok(body) if body.error == ErrorCode::Unknown => {
+            ClientError::refused(ErrorCode::Unavailable, body.message)
+        }
         Ok(body) => ClientError::Refused(body),
         Err(_) if read => strange(),
         Err(_) => ClientError::Unknown(strange().to_string()),

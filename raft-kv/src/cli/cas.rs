@@ -1,13 +1,13 @@
 //! `raft-kv cas`
 
 use bytes::Bytes;
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::{ClientArgs, Failure, Output, value_of};
 use crate::command::Expected;
 
 #[derive(Debug, Args)]
-#[group(id = "expected", required = true, multiple = false, args = ["if_revision", "if_value", "if_absent"])]
+#[command(group = ArgGroup::new("expected").required(true).args(["if_revision", "if_value", "if_absent"]))]
 pub(super) struct CasArgs {
     /// The key.
     key: String,

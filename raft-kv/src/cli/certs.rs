@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use raft_core::types::{ClusterId, NodeId};
 use raft_transport_quic::{CA_FILE, CERTIFICATE_FILE, CredentialsError, DevCa, KEY_FILE};
 use serde::Serialize;
@@ -18,7 +18,7 @@ const CA_KEY_FILE: &str = "ca.key";
 const MAX_NODES: u64 = 99;
 
 #[derive(Debug, Args)]
-#[group(id = "which", required = true, multiple = false, args = ["nodes", "node"])]
+#[command(group = ArgGroup::new("which").required(true).args(["nodes", "node"]))]
 pub(super) struct CertsArgs {
     /// The folder to write to. An authority that is there already is used again.
     #[arg(long, value_name = "DIR")]

@@ -167,7 +167,9 @@ async fn a_node_stops_when_told_and_comes_back() {
     for name in ["TERM", "INT"] {
         let child = node.child.as_mut().unwrap();
         signal(child.id(), name);
-        let status = child.wait().unwrap();
+        // Not `wait`, which closes the node's stdin: that would end it at once.
+        wait_until("it stops", || child.try_wait().unwrap().is_some());
+        let status = child.try_wait().unwrap().unwrap();
         assert_eq!(status.code(), Some(0), "SIG{name} is a wish to stop in good order");
         node.child = None;
         node.start().await;

@@ -155,7 +155,7 @@ async fn start(args: &ServeArgs) -> Result<(Raft<Store>, TcpListener), Failure> 
     let mut options = NodeOptions::new(credentials.cluster(), credentials.node());
     options.client_address = args.advertise_http.clone().unwrap_or_else(|| http_address.to_string());
     let transport = QuicTransport::bind(&args.listen.to_string(), credentials, quic)
-        .map_err(|e| Failure::refused(format!("{e}")))?;
+        .map_err(|e| Failure::refused(format!("--listen {}: {e}", args.listen)))?;
     let path = args.data.join(LOG_FILE);
     let opened = tokio::task::spawn_blocking(move || RedbLogStore::open(path)).await;
     let store = opened

@@ -16,6 +16,10 @@ const AIRPORTS: &[u8] = include_bytes!("../../data/airports.csv");
 /// The largest file: it is held in memory twice.
 const MAX_INPUT_BYTES: u64 = 256 << 20;
 
+/// Put behind the last row: if it is not read as a row of its own, a quote before it was never closed.
+const END: &str = "\0end";
+const END_ROW: &[u8] = b"\n\0end\n";
+
 /// Some key-value data.
 #[derive(Debug, Default)]
 pub(super) struct Input {
@@ -48,8 +52,11 @@ fn parse(name: String, text: &[u8]) -> Result<Input, Failure> {
     let tabs = header.contains(&b'\t');
     let delimiter = if tabs { b'\t' } else { b',' };
     // Tab-separated files know no quotes.
-    let mut reader =
-        csv::ReaderBuilder::new().delimiter(delimiter).quoting(!tabs).flexible(true).from_reader(text);
+    let mut reader = csv::ReaderBuilder::new()
+        .delimiter(delimiter)
+        .quoting(!tabs)
+        .flexible(true)
+        .from_reader(text.chain(END_ROW));
     let malformed = |line: u64, what: String| Failure::refused(format!("{name}, line {line}: {what}"));
     let line_of = |error: &csv::Error| error.position().map_or(1, csv::Position::line);
     let columns = match reader.headers() {
@@ -61,6 +68,12 @@ fn parse(name: String, text: &[u8]) -> Result<Input, Failure> {
     for record in reader.records() {
         let record = record.map_err(|error| malformed(line_of(&error), reason(&error)))?;
         let line = record.position().map_or(0, csv::Position::line);
+        if record.len() == 1 && &record[0] == END {
+            break;
+        }
+        if record.iter().next_back().is_some_and(|field| field.ends_with("\0end\n")) {
+            return Err(malformed(line, "its quotes are not closed: mend the row".to_owned()));
+        }
         if record.len() != columns {
             let what = format!("it has {} fields, the header {columns}: mend the row", record.len());
             return Err(malformed(line, what));

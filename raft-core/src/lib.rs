@@ -18,6 +18,8 @@ mod random;
 #[cfg(feature = "runtime")]
 pub mod runtime;
 pub mod state_machine;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod transport;
 pub mod types;
 mod write;

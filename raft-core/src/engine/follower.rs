@@ -30,13 +30,13 @@ pub(super) struct Follower {
 impl Engine {
     /// Follows `leader` in `term`, or waits for a leader.
     pub(super) fn become_follower(&mut self, term: Term, leader: Option<Peer>) {
-        if let Role::Leader(led) = std::mem::take(&mut self.role) {
-            self.failed_reads.extend(led.reads.all());
-        }
         let verified = match &self.role {
             Role::Follower(before) if self.has(Planted::VerifiedKept) => before.verified,
             _ => self.commit,
         };
+        if let Role::Leader(led) = std::mem::take(&mut self.role) {
+            self.failed_reads.extend(led.reads.all());
+        }
         if term > self.term {
             self.term = term;
             self.vote = None;
@@ -127,8 +127,7 @@ impl Engine {
 
     pub(super) fn on_append_request(&mut self, from: Peer, request: AppendRequest) {
         if request.term < self.term {
-            let stale =
-                AppendResponse { term: self.term, round: request.round, outcome: AppendOutcome::Stale };
+            let stale = AppendResponse { term: self.term, round: 0, outcome: AppendOutcome::Stale };
             self.send(from, Message::AppendResponse(stale));
             return;
         }

@@ -1,0 +1,262 @@
+//! A simulated disk: what is durable, and what is still on its way.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
+
+use crate::log_store::{LogState, Write};
+use crate::types::{Entry, EntryId, HardState, Index, Outline, SnapshotMeta, Term};
+
+/// What a log store holds of one group. Its parts change only as writes say, each by itself, so that a write whose
+/// outline does not fit its entries is found out.
+#[derive(Clone, Debug, Default)]
+pub struct Image {
+    hard_state: HardState,
+    outline: Outline,
+    snapshot: Option<SnapshotMeta>,
+    compacted: Index,
+    entries: Vec<Entry>,
+    /// The first entry of each term, kept from the entries alone: what the outline must say.
+    terms: Vec<EntryId>,
+}
+
+impl Image {
+    /// An image that holds `entries` from index 1 on, as if written long ago.
+    pub fn of(hard_state: HardState, mut outline: Outline, entries: Vec<Entry>) -> Self {
+        let mut image = Self { hard_state, ..Self::default() };
+        for entry in entries {
+            image.push(entry);
+        }
+        outline.terms.clone_from(&image.terms);
+        image.outline = outline;
+        image
+    }
+
+    /// What `LogStore::load` would give.
+    pub fn state(&self) -> LogState {
+        LogState {
+            hard_state: self.hard_state,
+            outline: self.outline.clone(),
+            snapshot: self.snapshot.clone(),
+            last: self.last_index(),
+        }
+    }
+
+    /// The durable hard state.
+    pub const fn hard_state(&self) -> HardState {
+        self.hard_state
+    }
+
+    /// The last entry's index.
+    pub fn last_index(&self) -> Index {
+        self.compacted + self.entries.len() as u64
+    }
+
+    /// The last entry.
+    pub fn last(&self) -> EntryId {
+        self.entries.last().map_or(self.outline.base, |e| e.id)
+    }
+
+    /// The term of the entry at `index`; 0 before the first, `None` where there is none.
+    pub fn term(&self, index: Index) -> Option<Term> {
+        if index == self.compacted {
+            return Some(self.outline.base.term);
+        }
+        self.entry(index).map(Entry::term)
+    }
+
+    /// The entry at `index`.
+    pub fn entry(&self, index: Index) -> Option<&Entry> {
+        let place = index.checked_sub(self.compacted + 1)?;
+        self.entries.get(usize::try_from(place).ok()?)
+    }
+
+    /// All entries held, ascending.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// What `LogStore::read` would give; nothing where the range is gone.
+    pub fn read(&self, range: &RangeInclusive<Index>, max_bytes: usize) -> Vec<Entry> {
+        let mut read = Vec::new();
+        let mut bytes = 0;
+        for index in range.clone() {
+            let Some(entry) = self.entry(index) else { break };
+            bytes += entry.bytes();
+            if bytes > max_bytes && !read.is_empty() {
+                break;
+            }
+            read.push(entry.clone());
+        }
+        read
+    }
+
+    /// Carries out one write.
+    ///
+    /// # Errors
+    /// Where the write breaks the contract of `LogStore`, or leaves an outline that is not that of the entries.
+    pub fn write(&mut self, write: &Write) -> Result<(), String> {
+        if let Some(snapshot) = &write.snapshot {
+            self.snapshot = Some(snapshot.clone());
+        }
+        if let Some(from) = write.truncate_from {
+            if from <= self.compacted {
+                return Err(format!("write {} truncates compacted entries from {from}", write.number));
+            }
+            let keep = usize::try_from(from - self.compacted - 1).unwrap_or(usize::MAX);
+            self.entries.truncate(keep);
+            self.terms.retain(|first| first.index < from);
+        }
+        for entry in &write.entries {
+            if entry.index() != self.last_index() + 1 {
+                return Err(format!(
+                    "write {} appends {} after {}: not the next index",
+                    write.number,
+                    entry.id,
+                    self.last()
+                ));
+            }
+            if entry.term() < self.last().term {
+                return Err(format!(
+                    "write {} appends {} after {}: the term goes back",
+                    write.number,
+                    entry.id,
+                    self.last()
+                ));
+            }
+            self.push(entry.clone());
+        }
+        if let Some(hard_state) = write.hard_state {
+            self.hard_state = hard_state;
+        }
+        if let Some(outline) = &write.outline {
+            self.outline = outline.clone();
+        }
+        if let Some(through) = write.compact_to {
+            let drop = usize::try_from(through.saturating_sub(self.compacted)).unwrap_or(usize::MAX);
+            self.entries.drain(..drop.min(self.entries.len()));
+            self.compacted = self.compacted.max(through);
+        }
+        self.check_outline().map_err(|wrong| format!("write {}: {wrong}", write.number))
+    }
+
+    fn push(&mut self, entry: Entry) {
+        if entry.term() > self.entries.last().map_or(0, Entry::term) {
+            self.terms.push(entry.id);
+        }
+        self.entries.push(entry);
+    }
+
+    fn check_outline(&self) -> Result<(), String> {
+        if self.outline.base.index != self.compacted {
+            return Err(format!(
+                "the outline begins after {}, the log after {}",
+                self.outline.base, self.compacted
+            ));
+        }
+        if self.compacted == 0 && self.outline.terms != self.terms {
+            return Err(format!(
+                "the outline's terms {} are not the log's {}",
+                ids(&self.outline.terms),
+                ids(&self.terms)
+            ));
+        }
+        if let Some((&index, _)) = self.outline.memberships.last_key_value()
+            && index > self.last_index()
+        {
+            return Err(format!("the outline has a membership at {index}, beyond the log's end"));
+        }
+        Ok(())
+    }
+}
+
+fn ids(ids: &[EntryId]) -> String {
+    let texts: Vec<String> = ids.iter().map(EntryId::to_string).collect();
+    format!("[{}]", texts.join(" "))
+}
+
+/// A disk: an image, and the writes that are on their way to it in order.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    image: Image,
+    ahead: Image,
+    in_flight: VecDeque<Write>,
+}
+
+impl Disk {
+    /// A disk that holds `image`.
+    pub fn new(image: Image) -> Self {
+        Self { ahead: image.clone(), image, in_flight: VecDeque::new() }
+    }
+
+    /// What is durable.
+    pub const fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// What will be durable when every write on its way has arrived.
+    pub const fn ahead(&self) -> &Image {
+        &self.ahead
+    }
+
+    /// The numbers of the writes on their way, ascending.
+    pub fn in_flight(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
+        self.in_flight.iter().map(|write| write.number)
+    }
+
+    /// Begins a write.
+    ///
+    /// # Errors
+    /// Where the write breaks the contract of the log store.
+    pub fn submit(&mut self, write: Write) -> Result<(), String> {
+        self.ahead.write(&write)?;
+        self.in_flight.push_back(write);
+        Ok(())
+    }
+
+    /// Makes the writes through `number` durable.
+    ///
+    /// # Errors
+    /// Where a write breaks the contract.
+    pub fn complete(&mut self, number: u64) -> Result<(), String> {
+        while self.in_flight.front().is_some_and(|write| write.number <= number) {
+            self.complete_first()?;
+        }
+        Ok(())
+    }
+
+    fn complete_first(&mut self) -> Result<(), String> {
+        match self.in_flight.pop_front() {
+            Some(write) => self.image.write(&write),
+            None => Ok(()),
+        }
+    }
+
+    /// Power fails: the first `keep` writes on their way were durable after all, the others are lost.
+    ///
+    /// # Errors
+    /// Where a write breaks the contract.
+    pub fn crash(&mut self, keep: usize) -> Result<(), String> {
+        for _ in 0..keep {
+            self.complete_first()?;
+        }
+        self.in_flight.clear();
+        self.ahead = self.image.clone();
+        Ok(())
+    }
+}
+
+/// Entries of the given terms from index 1 on, each with a command of its own.
+pub fn entries_of_terms(terms: &[Term]) -> Vec<Entry> {
+    (1..)
+        .zip(terms)
+        .map(|(index, &term)| Entry {
+            id: EntryId::new(term, index),
+            payload: crate::types::Payload::Command(format!("x{index}").into()),
+        })
+        .collect()
+}
+
+/// An outline in which `membership` was in force from the start.
+pub fn founded_outline(membership: crate::membership::Membership) -> Outline {
+    Outline { memberships: BTreeMap::from([(0, membership)]), ..Outline::default() }
+}

@@ -1,0 +1,145 @@
+//! What must hold after every event, whatever the network, the disks and the clocks do. One file for each property,
+//! checked step by step so that a long history costs no more than a short one. Each keeps its own book of what it saw
+//! go out and become durable, and asks the engine nothing that the engine could be wrong about.
+
+mod applying;
+mod commits;
+mod elections;
+mod logs;
+mod progress;
+mod promises;
+
+use std::fmt;
+
+use crate::engine::{Event, Ready, RoleName};
+use crate::testing::disk::Image;
+use crate::testing::node::Node;
+use crate::types::{EntryId, Index, NodeId, Term};
+
+use commits::Commits;
+use elections::Elections;
+use logs::Logs;
+use progress::Progress;
+
+/// A property that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// What must hold, in words.
+    pub property: &'static str,
+    /// What was seen instead.
+    pub detail: String,
+}
+
+impl Broken {
+    /// `property` does not hold, as `detail` shows.
+    pub fn new(property: &'static str, detail: impl Into<String>) -> Self {
+        Self { property, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "broken: {}: {}", self.property, self.detail)
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// A running node at one moment.
+pub(crate) struct View<'a> {
+    /// Its place in the cluster.
+    pub(crate) place: usize,
+    pub(crate) node: NodeId,
+    pub(crate) run: u64,
+    pub(crate) role: RoleName,
+    pub(crate) term: Term,
+    pub(crate) commit: Index,
+    pub(crate) applied: Index,
+    pub(crate) last: EntryId,
+    /// What is durable on its disk, before the write that it wants now.
+    pub(crate) image: &'a Image,
+    /// What will be durable when all earlier writes have arrived.
+    pub(crate) ahead: &'a Image,
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn of(place: usize, node: &'a Node) -> Option<Self> {
+        let engine = node.engine()?;
+        Some(Self {
+            place,
+            node: node.id(),
+            run: node.run(),
+            role: engine.role(),
+            term: engine.term(),
+            commit: engine.commit(),
+            applied: engine.applied_index(),
+            last: engine.last(),
+            image: node.disk.image(),
+            ahead: node.disk.ahead(),
+        })
+    }
+}
+
+/// All invariants of a cluster.
+pub struct Invariants {
+    elections: Elections,
+    logs: Logs,
+    commits: Commits,
+    progress: Progress,
+}
+
+impl Invariants {
+    /// Those of a cluster of `size` voters.
+    pub fn new(size: usize) -> Self {
+        Self {
+            elections: Elections::default(),
+            logs: Logs::default(),
+            commits: Commits::new(size),
+            progress: Progress::new(size),
+        }
+    }
+
+    /// The committed log so far, over all history.
+    pub fn committed(&self) -> &[EntryId] {
+        self.commits.committed()
+    }
+
+    /// The leader of a term, where there was one.
+    pub fn leader_of(&self, term: Term) -> Option<NodeId> {
+        self.elections.leader(term)
+    }
+
+    /// A disk's content was there from before.
+    pub(crate) fn preloaded(&mut self, image: &Image) {
+        self.logs.learn(image.entries());
+        self.commits.preloaded(image);
+    }
+
+    pub(crate) fn started(&mut self, place: usize, node: &Node) -> Result<(), Broken> {
+        let Some(view) = View::of(place, node) else { return Ok(()) };
+        self.progress.started(&view)
+    }
+
+    /// Checks what a node is and wants, against all that was seen before.
+    pub(crate) fn check(&mut self, view: &View<'_>, ready: &Ready, nodes: &[Node]) -> Result<(), Broken> {
+        self.progress.check(view, ready)?;
+        let elected = ready.events.contains(&Event::Elected { term: view.term });
+        if (elected || view.role == RoleName::Leader) && self.elections.elected(view)? {
+            self.logs.elected(view)?;
+            self.commits.elected(view, &self.logs)?;
+        }
+        if let Some(write) = &ready.write {
+            self.logs.written(view, write)?;
+        }
+        // Also where it stepped down in the same breath.
+        let led = self.elections.leader(view.term) == Some(view.node);
+        self.commits.advanced(view, led, &self.logs, nodes)?;
+        applying::check(view, &ready.apply, &self.commits)?;
+        for envelope in &ready.messages {
+            self.elections.sent(view, envelope)?;
+            self.logs.sent(view, envelope)?;
+            promises::check(view, envelope, &self.logs)?;
+        }
+        Ok(())
+    }
+}

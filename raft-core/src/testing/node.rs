@@ -1,0 +1,112 @@
+//! A simulated node: an engine, its disk, and what was applied.
+
+use crate::config::Config;
+use crate::engine::{Engine, EngineError, EngineOptions};
+use crate::testing::disk::{Disk, Image};
+use crate::testing::random::mix;
+use crate::types::{Entry, EntryId, GroupId, Incarnation, Index, NodeId, Payload, Peer, Time};
+
+/// What a volatile state machine knows: where it is, and one number that stands for all that it applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// The last entry applied.
+    pub last: EntryId,
+    /// A hash chain over every command applied so far, with its index.
+    pub chain: u64,
+}
+
+impl Applied {
+    /// Applies one entry.
+    ///
+    /// # Errors
+    /// Where it is not the next.
+    pub fn apply(&mut self, entry: &Entry) -> Result<(), String> {
+        if entry.index() != self.last.index + 1 {
+            return Err(format!("{} is applied after {}", entry.id, self.last));
+        }
+        self.last = entry.id;
+        if let Payload::Command(command) = &entry.payload {
+            self.chain = mix(self.chain ^ mix(entry.index()) ^ u64::from(crc32c::crc32c(command)));
+        }
+        Ok(())
+    }
+}
+
+/// A simulated node. Its disk outlives crashes; everything else is lost in one.
+pub struct Node {
+    peer: Peer,
+    config: Config,
+    engine: Option<Engine>,
+    run: u64,
+    /// The disk.
+    pub disk: Disk,
+    /// What was applied in this run.
+    pub applied: Applied,
+}
+
+impl Node {
+    /// A node that is not running, on a disk that holds `image`.
+    pub fn new(id: NodeId, config: Config, image: Image) -> Self {
+        Self {
+            peer: Peer { node: id, incarnation: incarnation(id) },
+            config,
+            engine: None,
+            run: 0,
+            disk: Disk::new(image),
+            applied: Applied::default(),
+        }
+    }
+
+    /// Who it is.
+    pub const fn id(&self) -> NodeId {
+        self.peer.node
+    }
+
+    /// Which run of its process this is, counted from 1.
+    pub const fn run(&self) -> u64 {
+        self.run
+    }
+
+    /// Its engine, where the node runs.
+    pub const fn engine(&self) -> Option<&Engine> {
+        self.engine.as_ref()
+    }
+
+    /// Its engine, to be called; afterwards comes [`Cluster::ready`](super::Cluster::ready).
+    pub const fn engine_mut(&mut self) -> Option<&mut Engine> {
+        self.engine.as_mut()
+    }
+
+    /// Starts the process from what is durable.
+    ///
+    /// # Errors
+    /// Where the engine refuses the disk's content.
+    pub fn start(&mut self, seed: u64, now: Time) -> Result<(), EngineError> {
+        self.run += 1;
+        self.applied = Applied::default();
+        self.engine = Some(Engine::new(EngineOptions {
+            config: self.config.clone(),
+            group: GroupId::default(),
+            local: self.peer,
+            seed: mix(seed ^ mix(self.peer.node.0) ^ self.run),
+            state: self.disk.image().state(),
+            applied: 0 as Index,
+            now,
+        })?);
+        Ok(())
+    }
+
+    /// The process dies; of the writes on their way, the first `keep` were durable after all.
+    ///
+    /// # Errors
+    /// Where a write breaks the contract of the log store.
+    pub fn crash(&mut self, keep: usize) -> Result<(), String> {
+        self.engine = None;
+        self.disk.crash(keep)
+    }
+}
+
+/// The mark of a simulated node's data folder.
+pub const fn incarnation(id: NodeId) -> Incarnation {
+    Incarnation(0xF01D_0000 + id.0)
+}

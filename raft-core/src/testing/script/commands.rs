@@ -1,0 +1,460 @@
+//! The commands of scripts.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::stage::{DiskMode, Link, Stage, Traffic};
+use crate::config::Config;
+use crate::engine::{ProposeError, ReadError};
+use crate::message::Envelope;
+use crate::testing::cluster::Cluster;
+use crate::testing::disk::{Image, entries_of_terms, founded_outline};
+use crate::testing::display;
+use crate::types::{HardState, NodeId};
+
+type Words<'a> = &'a [&'a str];
+
+/// Carries out one line.
+pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
+    if stage.is_broken() {
+        return Ok(());
+    }
+    if let Some(rest) = line.strip_prefix("quietly ") {
+        return stage.quietly(|stage| run(rest, stage));
+    }
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let Some((&name, words)) = words.split_first() else { return Ok(()) };
+    match name {
+        "cluster" => cluster(words, stage),
+        "logs" => logs(words, stage),
+        "bootstrap" => bootstrap(node(words, 0)?, stage),
+        "propose" => propose(words, stage),
+        "read" => read(node(words, 0)?, stage),
+        "deliver" => deliver(words, stage),
+        "drop" => take(words, stage).map(drop),
+        "duplicate" => duplicate(words, stage),
+        "reverse" => reverse(words, stage),
+        "keep" => keep(words, stage),
+        "replay" => replay(words, stage),
+        "cut" => links(words, stage).map(|links| stage.cut.extend(links)),
+        "heal" => heal(words, stage),
+        "hold" => links(words, stage).map(|links| stage.held.extend(links)),
+        "release" => release(words, stage),
+        "disk" => disk(words, stage),
+        "written" => written(words, stage),
+        "crash" => crash(words, stage),
+        "restart" => start(node(words, 0)?, stage),
+        "tick" => tick(words, stage),
+        "timeout" => {
+            stage.timeout(node(words, 0)?)?;
+            stage.pump(node(words, 0)?).map(drop)
+        }
+        "campaign" => stage.campaign(node(words, 0)?),
+        "settle" => stage.settle(),
+        "status" => status(words, stage),
+        "log" => log(words, stage),
+        "network" => network(stage),
+        "rounds" => rounds(words, stage),
+        "states" => states(stage),
+        _ => Err("no such command".to_owned()),
+    }
+}
+
+/// `cluster 1 2 3 pre_vote=off max_append_bytes=100`: founded nodes, started. `blank` leaves the founding to `bootstrap`.
+fn cluster(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let mut config = Config::default();
+    let mut size = 0_usize;
+    let mut blank = false;
+    for word in words {
+        if let Some((setting, value)) = word.split_once('=') {
+            configure(&mut config, setting, value)?;
+        } else if *word == "blank" {
+            blank = true;
+        } else {
+            size += 1;
+            if word.parse() != Ok(size) {
+                return Err("nodes are named 1, 2, 3 and so on".to_owned());
+            }
+        }
+    }
+    config.validate().map_err(|e| e.to_string())?;
+    *stage = Stage::new(stage.planted);
+    stage.cluster = Some(if blank { Cluster::blank(size, &config) } else { Cluster::founded(size, &config) });
+    stage.quietly(|stage| stage.nodes().into_iter().try_for_each(|node| start(node, stage)))
+}
+
+fn configure(config: &mut Config, setting: &str, value: &str) -> Result<(), String> {
+    let number = || value.parse::<usize>().map_err(|_| format!("{setting} takes a number"));
+    let flag = || match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("{setting} is on or off")),
+    };
+    match setting {
+        "pre_vote" => config.pre_vote = flag()?,
+        "check_quorum" => config.check_quorum = flag()?,
+        "max_append_bytes" => config.max_append_bytes = number()?,
+        "max_inflight_messages" => config.max_inflight_messages = number()?,
+        "max_inflight_bytes" => config.max_inflight_bytes = number()?,
+        "max_uncommitted_bytes" => config.max_uncommitted_bytes = number()?,
+        "max_entry_bytes" => config.max_entry_bytes = number()?,
+        "max_tail_bytes" => config.max_tail_bytes = number()?,
+        "max_write_bytes" => config.max_write_bytes = number()?,
+        "max_apply_bytes" => config.max_apply_bytes = number()?,
+        _ => return Err(format!("{setting} is no setting that scripts know")),
+    }
+    Ok(())
+}
+
+/// `logs 2: 1 1 4 4 term 6 vote 1 commit 2`: the terms of the entries on a node's disk, and its hard state; restarts it.
+fn logs(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let (&id, mut rest) = words.split_first().ok_or("logs 2: 1 1 4")?;
+    let id = parse_node(id.trim_end_matches(':'))?;
+    let place = stage.place(id)?;
+    let mut terms = Vec::new();
+    while let Some((word, more)) = rest.split_first()
+        && let Ok(term) = word.parse()
+    {
+        terms.push(term);
+        rest = more;
+    }
+    let mut state = HardState { term: terms.last().copied().unwrap_or(0), ..HardState::default() };
+    for pair in rest.chunks(2) {
+        let [name, value] = pair else { return Err("a name and a number".to_owned()) };
+        let number: u64 = value.parse().map_err(|_| format!("{name} takes a number"))?;
+        match *name {
+            "term" => state.term = number,
+            "vote" => state.vote = Some(NodeId(number)),
+            "commit" => state.commit = number,
+            _ => return Err(format!("{name} is not term, vote or commit")),
+        }
+    }
+    let cluster = stage.cluster()?;
+    let outline = cluster.nodes[place].disk.image().state().outline;
+    let membership = outline.memberships.into_values().next().unwrap_or_default();
+    cluster.crash(place, 0).map_err(|e| e.to_string())?;
+    cluster.preload(place, Image::of(state, founded_outline(membership), entries_of_terms(&terms)));
+    stage.quietly(|stage| start(id, stage))
+}
+
+fn bootstrap(id: NodeId, stage: &mut Stage) -> Result<(), String> {
+    let place = stage.place(id)?;
+    let now = stage.clock(id);
+    let members = Cluster::founders(stage.nodes().len());
+    let result = stage.cluster()?.nodes[place].engine_mut().map(|engine| engine.bootstrap(members, now));
+    if let Some(Err(refused)) = result {
+        stage.print(format!("bootstrap refused: {refused:?}"));
+    }
+    stage.pump(id).map(drop)
+}
+
+/// `propose 1 a b`: two commands in one call.
+fn propose(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let id = node(words, 0)?;
+    let place = stage.place(id)?;
+    let now = stage.clock(id);
+    // `x*100` is a command of a hundred bytes.
+    let command = |word: &&str| match word.split_once('*').map(|(text, count)| (text, count.parse())) {
+        Some((text, Ok(count))) => Bytes::from(text.repeat(count)),
+        _ => Bytes::from((*word).to_owned()),
+    };
+    let commands = words[1..].iter().map(command).collect();
+    let engine = stage.cluster()?.nodes[place].engine_mut().ok_or("the node does not run")?;
+    let line = match engine.propose(commands, now) {
+        Ok(first) => format!("{id} proposes {first}"),
+        Err(ProposeError::NotLeader { leader: Some(leader) }) => format!("{id} refuses: {leader} leads"),
+        Err(ProposeError::NotLeader { leader: None }) => format!("{id} refuses: no leader is known"),
+        Err(ProposeError::TooLarge { bytes, limit }) => {
+            format!("{id} refuses: {bytes} bytes, at most {limit}")
+        }
+        Err(other) => format!("{id} refuses: {other:?}"),
+    };
+    stage.print(line);
+    stage.pump(id).map(drop)
+}
+
+fn read(id: NodeId, stage: &mut Stage) -> Result<(), String> {
+    let place = stage.place(id)?;
+    let now = stage.clock(id);
+    let engine = stage.cluster()?.nodes[place].engine_mut().ok_or("the node does not run")?;
+    let line = match engine.read(now) {
+        Ok(read) => format!("{id} takes read r{}", read.0),
+        Err(ReadError::NotLeader { leader: Some(leader) }) => format!("{id} refuses: {leader} leads"),
+        Err(ReadError::NotLeader { leader: None }) => format!("{id} refuses: no leader is known"),
+        Err(other) => format!("{id} refuses: {other:?}"),
+    };
+    stage.print(line);
+    stage.pump(id).map(drop)
+}
+
+/// `deliver 1->2` all that waits there, `deliver 1->2 2` the second, `deliver` everything that waits now.
+fn deliver(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let taken = if words.is_empty() { stage.take_messages(None) } else { take(words, stage)? };
+    if taken.is_empty() {
+        stage.print("nothing to deliver");
+    }
+    for envelope in taken {
+        stage.print(format!("delivers {}", display::envelope(&envelope)));
+        stage.deliver(envelope)?;
+    }
+    Ok(())
+}
+
+/// `1->2 [n]`: takes all messages of a link off the network, or the n-th.
+fn take(words: Words<'_>, stage: &mut Stage) -> Result<Vec<Envelope>, String> {
+    let link = link(words.first().ok_or("a link is missing: 1->2")?)?;
+    let mut taken = stage.take_messages(Some(link));
+    if let Some(number) = words.get(1) {
+        let number: usize = number.parse().map_err(|_| "the number of a message")?;
+        if number == 0 || number > taken.len() {
+            return Err(format!("there are {} messages", taken.len()));
+        }
+        let wanted = taken.remove(number - 1);
+        stage.network.extend(taken);
+        taken = vec![wanted];
+    }
+    Ok(taken)
+}
+
+fn duplicate(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    for envelope in take(words, stage)? {
+        stage.network.push(envelope.clone());
+        stage.network.push(envelope);
+    }
+    Ok(())
+}
+
+fn reverse(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let mut taken = take(words, stage)?;
+    taken.reverse();
+    stage.network.extend(taken);
+    Ok(())
+}
+
+/// `keep 1->2 name`: remembers the first message that waits on a link, and leaves it there.
+fn keep(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let [at, name] = words else { return Err("keep 1->2 name".to_owned()) };
+    let at = link(at)?;
+    let first =
+        stage.network.iter().find(|e| (e.from.node, e.to.node) == at).ok_or("no message waits there")?;
+    stage.kept.insert((*name).to_owned(), first.clone());
+    Ok(())
+}
+
+fn replay(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let name = words.first().ok_or("replay name")?;
+    let envelope = stage.kept.get(*name).ok_or("no message was kept under that name")?.clone();
+    stage.print(format!("delivers {}", display::envelope(&envelope)));
+    stage.deliver(envelope)
+}
+
+/// `1->2`, or `3`: all links of a node, both ways.
+fn links(words: Words<'_>, stage: &Stage) -> Result<Vec<Link>, String> {
+    let mut links = Vec::new();
+    for word in words {
+        if word.contains("->") {
+            links.push(link(word)?);
+        } else {
+            let node = parse_node(word)?;
+            for other in stage.nodes().into_iter().filter(|&other| other != node) {
+                links.extend([(node, other), (other, node)]);
+            }
+        }
+    }
+    Ok(links)
+}
+
+fn heal(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let links = links(words, stage)?;
+    stage.cut.retain(|link| !links.is_empty() && !links.contains(link));
+    Ok(())
+}
+
+fn release(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let links = links(words, stage)?;
+    stage.held.retain(|link| !links.is_empty() && !links.contains(link));
+    Ok(())
+}
+
+/// `disk 2 stalled`, `disk auto`.
+fn disk(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let (mode, nodes) = match words {
+        [mode] => (*mode, stage.nodes()),
+        [node, mode] => (*mode, vec![parse_node(node)?]),
+        _ => return Err("disk 2 stalled".to_owned()),
+    };
+    let mode = match mode {
+        "asked" => DiskMode::Asked,
+        "stalled" => DiskMode::Stalled,
+        "auto" => DiskMode::Auto,
+        _ => return Err("a disk is asked, stalled or auto".to_owned()),
+    };
+    for node in nodes {
+        stage.disks.insert(node, mode);
+    }
+    Ok(())
+}
+
+/// `written 2` all that is on its way, `written 2 w3` up to there. Repeating an acknowledgement is allowed.
+fn written(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let id = node(words, 0)?;
+    let place = stage.place(id)?;
+    let number = match words.get(1) {
+        Some(word) => {
+            word.strip_prefix('w').and_then(|n| n.parse().ok()).ok_or("a write is named like w3")?
+        }
+        None => stage.cluster()?.nodes[place].disk.in_flight().last().ok_or("nothing is being written")?,
+    };
+    stage.written(id, number)?;
+    stage.pump(id).map(drop)
+}
+
+/// `crash 2` loses every write on its way, `crash 2 keep 1` but the first.
+fn crash(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let id = node(words, 0)?;
+    let place = stage.place(id)?;
+    let keep = match words.get(1..3) {
+        Some(["keep", count]) => count.parse().map_err(|_| "how many writes are kept")?,
+        _ => 0,
+    };
+    stage.cluster()?.crash(place, keep).map_err(|e| e.to_string())
+}
+
+fn start(id: NodeId, stage: &mut Stage) -> Result<(), String> {
+    let place = stage.place(id)?;
+    let now = stage.clock(id);
+    let planted = stage.planted;
+    let cluster = stage.cluster()?;
+    let started = cluster.start(place, 0, now);
+    if let (Some(bug), Some(engine)) = (planted, cluster.nodes[place].engine_mut()) {
+        engine.plant(bug);
+    }
+    if let Err(broken) = started {
+        stage.report(&broken);
+    }
+    stage.pump(id).map(drop)
+}
+
+/// `tick 1 60` moves one clock by 60 ms, `tick 60` all of them.
+fn tick(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let (nodes, by) = match words {
+        [by] => (stage.nodes(), by),
+        [node, by] => (vec![parse_node(node)?], by),
+        _ => return Err("tick 1 60".to_owned()),
+    };
+    let by = Duration::from_millis(by.parse().map_err(|_| "milliseconds")?);
+    for id in nodes {
+        let now = stage.clock(id) + by;
+        stage.clocks.insert(id, now);
+        let place = stage.place(id)?;
+        if let Some(engine) = stage.cluster()?.nodes[place].engine_mut() {
+            engine.tick(now);
+        }
+        stage.pump(id)?;
+    }
+    Ok(())
+}
+
+fn chosen(words: Words<'_>, stage: &Stage) -> Result<Vec<NodeId>, String> {
+    if words.is_empty() { Ok(stage.nodes()) } else { words.iter().map(|word| parse_node(word)).collect() }
+}
+
+fn status(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    for id in chosen(words, stage)? {
+        let place = stage.place(id)?;
+        let Some(status) = stage.cluster()?.nodes[place].engine().map(crate::engine::Engine::status) else {
+            stage.print(format!("{id} is down"));
+            continue;
+        };
+        let or_none = |node: Option<NodeId>| node.map_or_else(|| "-".to_owned(), |node| node.to_string());
+        stage.print(format!(
+            "{id} {} t{} vote {} leader {} last {} durable {} commit {} applied {}",
+            status.role.as_str(),
+            status.term,
+            or_none(status.vote),
+            or_none(status.leader),
+            status.last,
+            status.durable,
+            status.commit,
+            status.applied
+        ));
+        for (peer, progress) in status.peers {
+            stage.print(format!(
+                "  {peer} matched {} next {} inflight {}{}",
+                progress.matched,
+                progress.next,
+                progress.inflight,
+                if progress.active { "" } else { " inactive" }
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The terms of a node's entries, durable ones before the bar.
+fn log(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    for id in chosen(words, stage)? {
+        let place = stage.place(id)?;
+        let disk = &stage.cluster()?.nodes[place].disk;
+        let durable = disk.image();
+        let terms = |entries: &[crate::types::Entry]| -> String {
+            entries.iter().map(|entry| format!(" {}", entry.term())).collect()
+        };
+        let ahead = disk.ahead().entries();
+        let common =
+            durable.entries().iter().zip(ahead).take_while(|(held, coming)| held.id == coming.id).count();
+        let mut line =
+            format!("{id}:{}  [{}]", terms(durable.entries()), display::hard_state(&durable.hard_state()));
+        if common < durable.entries().len() || common < ahead.len() {
+            line = format!("{line}  on its way from {}:{}", common + 1, terms(&ahead[common..]));
+        }
+        stage.print(line);
+    }
+    Ok(())
+}
+
+/// What waits to be delivered.
+fn network(stage: &mut Stage) -> Result<(), String> {
+    let lines: Vec<String> = stage.network.iter().map(display::envelope).collect();
+    for line in lines {
+        stage.print(line);
+    }
+    Ok(())
+}
+
+/// `rounds 1->2`: what went over a link since it was last asked, and how often the other side refused.
+fn rounds(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let (from, to) = link(words.first().ok_or("rounds 1->2")?)?;
+    let sent = stage.traffic.insert((from, to), Traffic::default()).unwrap_or_default();
+    let back = stage.traffic.insert((to, from), Traffic::default()).unwrap_or_default();
+    stage.print(format!(
+        "{from}->{to} {} appends, {} heartbeats, {} conflicts",
+        sent.appends, sent.heartbeats, back.conflicts
+    ));
+    Ok(())
+}
+
+/// What every node applied: whether all are the same.
+fn states(stage: &mut Stage) -> Result<(), String> {
+    let applied: Vec<_> = stage.cluster()?.nodes.iter().map(|node| (node.id(), node.applied)).collect();
+    for (id, applied) in &applied {
+        stage.print(format!("{id} applied to {}", applied.last));
+    }
+    let equal = applied.windows(2).all(|pair| pair[0].1 == pair[1].1);
+    stage.print(if equal { "all states are equal" } else { "the states differ" });
+    Ok(())
+}
+
+fn link(word: &str) -> Result<Link, String> {
+    let (from, to) = word.split_once("->").ok_or("a link is written 1->2")?;
+    Ok((parse_node(from)?, parse_node(to)?))
+}
+
+fn node(words: Words<'_>, place: usize) -> Result<NodeId, String> {
+    parse_node(words.get(place).ok_or("a node is missing")?)
+}
+
+fn parse_node(word: &str) -> Result<NodeId, String> {
+    word.parse().map(NodeId).map_err(|_| format!("{word} is no node"))
+}

@@ -1,0 +1,159 @@
+//! The end of a run: faults stop, and within a bounded time there must be one leader, equal logs and states, and answers
+//! to new calls.
+
+use super::world::{Event, World};
+use crate::engine::{ProposeError, RoleName};
+use crate::testing::invariants::Broken;
+use crate::testing::linearizable::Operation;
+
+/// How many proposals and reads must succeed in the calm.
+const CALLS: usize = 10;
+
+/// How many election timeouts the cluster has to recover, and again to answer.
+const PATIENCE_TIMEOUTS: u64 = 40;
+
+impl World {
+    pub(super) fn calm_down(&mut self) -> Result<(), Broken> {
+        self.calm = true;
+        self.settings.calm();
+        self.network.heal();
+        for node in 0..self.settings.size {
+            self.hosts[node].paused_until = 0;
+            if !self.is_up(node) {
+                self.start(node)?;
+            }
+        }
+        self.trace.line(self.event, self.now, usize::MAX, "calm", "");
+        // What the slowest messages and disks of before may still hold up.
+        let slowest = 4 * self.settings.disk_max + 20 * self.settings.delay_max + self.settings.apply_max;
+        // With the smallest limits, every entry takes a way there and back, a write and a turn of the applier for itself.
+        let each = 3 * (self.settings.disk_max + self.settings.delay_max) + self.settings.apply_max;
+        let entries = self.cluster.nodes.iter().map(|node| node.disk.ahead().last_index()).max().unwrap_or(0);
+        let patience = PATIENCE_TIMEOUTS * (self.election_timeout() + slowest) + entries * each + 2_000_000;
+        let recovered = self.until(patience, Self::is_recovered)?;
+        if !recovered {
+            return Err(self.stuck("a calm cluster finds one leader and equal logs"));
+        }
+        self.last_calls(patience)?;
+        if !self.until(patience, Self::is_recovered)? {
+            return Err(self.stuck("a calm cluster finds one leader and equal logs"));
+        }
+        self.same_states()
+    }
+
+    /// Lets things happen until `done`, at most for `patience` microseconds. Whether it was.
+    fn until(&mut self, patience: u64, done: impl Fn(&Self) -> bool) -> Result<bool, Broken> {
+        let end = self.now + patience;
+        let mut unchecked = 0;
+        while self.now < end {
+            self.next()?;
+            unchecked += 1;
+            if unchecked >= 16 {
+                unchecked = 0;
+                if done(self) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(done(self))
+    }
+
+    /// The node that leads, where all agree on it.
+    fn leader(&self) -> Option<usize> {
+        let engines: Vec<_> = self.cluster.nodes.iter().filter_map(|node| node.engine()).collect();
+        let place = engines.iter().position(|engine| engine.role() == RoleName::Leader)?;
+        let leader = self.cluster.nodes[place].id();
+        let agreed = engines.len() == self.settings.size
+            && engines.iter().all(|e| e.leader() == Some(leader) && e.term() == engines[place].term());
+        agreed.then_some(place)
+    }
+
+    fn is_recovered(&self) -> bool {
+        let Some(leader) = self.leader() else { return false };
+        let Some(last) = self.cluster.nodes[leader].engine().map(crate::engine::Engine::last) else {
+            return false;
+        };
+        self.cluster.nodes.iter().all(|node| {
+            node.engine().is_some_and(|e| e.last() == last && e.commit() == last.index)
+                && node.applied.last == last
+                && node.disk.image().last() == last
+        })
+    }
+
+    /// New calls at the leader, each until it is answered.
+    fn last_calls(&mut self, patience: u64) -> Result<(), Broken> {
+        let end = self.now + patience;
+        let mut answered = 0;
+        while answered < CALLS {
+            let (key, value) = (answered as u64 % self.settings.keys, self.history.fresh_value());
+            let operation = if answered % 2 == 0 { Operation::Put(value) } else { Operation::Get(None) };
+            let call = self.history.call(key, operation);
+            if let Some(leader) = self.leader() {
+                match self.ask(leader, call, operation)? {
+                    Ok(()) => {}
+                    Err(ProposeError::TooLarge { .. } | ProposeError::Fatal) => {
+                        return Err(self.stuck("a calm cluster takes calls"));
+                    }
+                    Err(_) => self.history.refused(call),
+                }
+            } else {
+                self.history.refused(call);
+                self.plan(self.election_timeout(), Event::Pass);
+            }
+            let left = end.saturating_sub(self.now);
+            self.until(left.min(2 * self.election_timeout() + patience / 8), |world| {
+                !world.history.is_open(call)
+            })?;
+            if self.history.is_done(call) {
+                answered += 1;
+            } else if self.now >= end {
+                return Err(self.stuck("a calm cluster answers calls"));
+            }
+        }
+        Ok(())
+    }
+
+    fn same_states(&self) -> Result<(), Broken> {
+        for (node, host) in self.cluster.nodes.iter().zip(&self.hosts) {
+            let (first, first_host) = (&self.cluster.nodes[0], &self.hosts[0]);
+            if node.applied != first.applied || host.store != first_host.store {
+                return Err(Broken::new(
+                    "all state machines end equal",
+                    format!("{} {:?}, {} {:?}", first.id(), first.applied, node.id(), node.applied),
+                ));
+            }
+            let committed = self.cluster.invariants.committed();
+            let held = node.disk.image().entries();
+            if !held.iter().map(|entry| entry.id).eq(committed.iter().copied()) {
+                return Err(Broken::new("all logs end as what was committed", format!("{}", node.id())));
+            }
+        }
+        Ok(())
+    }
+
+    fn stuck(&self, property: &'static str) -> Broken {
+        let states: Vec<String> = self
+            .cluster
+            .nodes
+            .iter()
+            .map(|node| match node.engine() {
+                Some(engine) => {
+                    let status = engine.status();
+                    format!(
+                        "{} {} t{} last {} durable {} commit {} applied {} {:?}",
+                        node.id(),
+                        status.role.as_str(),
+                        status.term,
+                        status.last,
+                        status.durable,
+                        status.commit,
+                        status.applied,
+                        status.peers
+                    )
+                }
+                None => format!("{} is down", node.id()),
+            })
+            .collect();
+        Broken::new(property, states.join("; "))
+    }
+}

@@ -1,0 +1,121 @@
+//! The simulator: engines, network, disks, clocks, clients and faults in one thread over virtual time. One seed decides
+//! everything, so a run can be had again exactly.
+//!
+//! ```
+//! use raft_core::testing::sim;
+//!
+//! let report = sim::run(&sim::Options::new(7).events(2_000)).expect("no invariant breaks");
+//! assert_eq!(sim::run(&sim::Options::new(7).events(2_000)).unwrap().trace_hash, report.trace_hash);
+//! ```
+
+mod calm;
+mod clients;
+mod nemesis;
+mod network;
+mod settings;
+mod trace;
+mod world;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::invariants::Broken;
+use crate::engine::Planted;
+
+pub use settings::Settings;
+
+/// What to simulate.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// Decides everything.
+    pub seed: u64,
+    /// How many events happen with faults, before the calm at the end. An event is a message that arrives, a write that
+    /// completes, a deadline, a client's call, or a fault.
+    pub events: u64,
+    /// Prints every line of the trace as it happens.
+    pub print: bool,
+    /// Keeps this many of the last lines of the trace for [`Failure::trace`].
+    pub keep_lines: usize,
+    /// A bug in every engine, to prove that it is caught.
+    pub planted: Option<Planted>,
+}
+
+impl Options {
+    /// 20,000 events of a seed, in silence.
+    pub const fn new(seed: u64) -> Self {
+        Self { seed, events: 20_000, print: false, keep_lines: 0, planted: None }
+    }
+
+    /// The same with a bug in every engine.
+    #[must_use]
+    pub const fn plant(mut self, bug: Planted) -> Self {
+        self.planted = Some(bug);
+        self
+    }
+
+    /// The same with another number of events.
+    #[must_use]
+    pub const fn events(mut self, events: u64) -> Self {
+        self.events = events;
+        self
+    }
+}
+
+/// What a run without failure did.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Report {
+    /// A hash over everything that happened.
+    pub trace_hash: u64,
+    /// How often what happened: faults injected and branches of the engine reached, by name.
+    pub counters: BTreeMap<&'static str, u64>,
+}
+
+/// A run that broke something.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Failure {
+    /// The seed.
+    pub seed: u64,
+    /// The events asked for.
+    pub events: u64,
+    /// At which event it broke.
+    pub event: u64,
+    /// What the seed drew.
+    pub settings: String,
+    /// What is broken.
+    pub broken: Broken,
+    /// The last lines of the trace.
+    pub trace: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.trace {
+            writeln!(f, "{line}")?;
+        }
+        writeln!(f, "{}", self.settings)?;
+        writeln!(f, "{} (event {})", self.broken, self.event)?;
+        write!(f, "replay with RAFT_SEED={} RAFT_EVENTS={}", self.seed, self.events)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Runs one seed: a stretch with faults, a calm in which the cluster must recover, and a check of the clients' history.
+///
+/// # Errors
+/// Where an invariant breaks, the cluster does not recover, or the history is not linearizable. The run is then repeated
+/// to give the end of its trace.
+pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
+    world::World::new(options).run().map_err(|mut failure| {
+        if options.keep_lines == 0 && !options.print {
+            let traced = Options { keep_lines: 60, ..options.clone() };
+            if let Err(again) = world::World::new(&traced).run() {
+                failure = again;
+            }
+        }
+        failure
+    })
+}

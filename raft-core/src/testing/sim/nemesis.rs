@@ -1,0 +1,129 @@
+//! Who does the damage: crashes, pauses, clock jumps and partitions.
+
+use super::world::{Event, World};
+use crate::testing::invariants::Broken;
+
+impl World {
+    pub(super) fn plan_nemesis(&mut self) {
+        let pause = self.settings.nemesis_pause;
+        if pause > 0 && !self.calm {
+            let delay = self.random.below(2 * pause + 1);
+            self.plan(delay, Event::Nemesis);
+        }
+    }
+
+    pub(super) fn nemesis(&mut self) -> Result<(), Broken> {
+        if self.calm {
+            return Ok(());
+        }
+        let weights = self.settings.nemesis;
+        let size = self.settings.size;
+        let faults: [(u64, fn(&mut Self, usize) -> Result<(), Broken>); 10] = [
+            (weights.crash, Self::crash_one),
+            (weights.crash_all, Self::crash_all),
+            (weights.pause, Self::pause),
+            (weights.jump, Self::clock_jump),
+            (weights.isolate, Self::isolate),
+            (weights.split, Self::split),
+            (weights.one_way, Self::one_way),
+            (weights.ring, Self::ring),
+            (weights.bridge, Self::bridge),
+            (weights.heal, Self::heal),
+        ];
+        let total = faults.iter().map(|(weight, _)| weight).sum();
+        let mut drawn = self.random.below(total);
+        let node = self.random.index(size);
+        for (weight, fault) in faults {
+            if drawn < weight {
+                return fault(self, node);
+            }
+            drawn -= weight;
+        }
+        Ok(())
+    }
+
+    fn crash_one(&mut self, node: usize) -> Result<(), Broken> {
+        let keep = self.random_keep(node);
+        self.crash(node, keep, "crash")
+    }
+
+    fn crash_all(&mut self, _: usize) -> Result<(), Broken> {
+        for node in 0..self.settings.size {
+            let keep = self.random_keep(node);
+            self.crash(node, keep, "crash of all")?;
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self, node: usize) -> Result<(), Broken> {
+        let longest = 4 * self.election_timeout();
+        let until = self.now + self.random.below(longest);
+        self.hosts[node].paused_until = until;
+        self.nemesis_did("pause", &[node]);
+        Ok(())
+    }
+
+    fn clock_jump(&mut self, node: usize) -> Result<(), Broken> {
+        let longest = 4 * self.election_timeout();
+        let by = self.random.below(longest);
+        self.jump(node, by);
+        self.plan_wake(node);
+        self.nemesis_did("clock jump", &[node]);
+        Ok(())
+    }
+
+    fn isolate(&mut self, node: usize) -> Result<(), Broken> {
+        self.network.allow(|from, to| from != node && to != node);
+        self.nemesis_did("isolation", &[node]);
+        Ok(())
+    }
+
+    fn split(&mut self, _: usize) -> Result<(), Broken> {
+        let side = self.random.next();
+        self.network.allow(|from, to| side >> from & 1 == side >> to & 1);
+        self.nemesis_did("split", &[]);
+        Ok(())
+    }
+
+    fn one_way(&mut self, node: usize) -> Result<(), Broken> {
+        let size = self.settings.size;
+        let bits = self.random.next();
+        let outward = self.random.chance(500_000);
+        for other in (0..size).filter(|&other| other != node && bits >> other & 1 == 1) {
+            if outward {
+                self.network.cut(node, other);
+            } else {
+                self.network.cut(other, node);
+            }
+        }
+        self.nemesis_did("one-way cut", &[node]);
+        Ok(())
+    }
+
+    fn ring(&mut self, _: usize) -> Result<(), Broken> {
+        let size = self.settings.size;
+        self.network.allow(|from, to| (from + 1) % size == to || (to + 1) % size == from);
+        self.nemesis_did("ring", &[]);
+        Ok(())
+    }
+
+    fn bridge(&mut self, node: usize) -> Result<(), Broken> {
+        let side = self.random.next();
+        self.network.allow(|from, to| from == node || to == node || side >> from & 1 == side >> to & 1);
+        self.nemesis_did("bridge", &[node]);
+        Ok(())
+    }
+
+    fn heal(&mut self, _: usize) -> Result<(), Broken> {
+        self.network.heal();
+        self.nemesis_did("heal", &[]);
+        Ok(())
+    }
+
+    fn nemesis_did(&mut self, name: &'static str, nodes: &[usize]) {
+        let node = nodes.first().copied().unwrap_or(usize::MAX);
+        self.trace.count(name);
+        self.trace.mark([9, node as u64, self.now, 0]);
+        self.trace.line(self.event, self.now, node, "fault", name);
+    }
+}

@@ -1,0 +1,191 @@
+//! What a seed draws before it begins: the cluster, its settings, and which faults at which rates. Each seed leaves some
+//! faults out (swarm testing; Groce et al., 2012): a fault that always happens hides what needs its absence.
+
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::testing::random::Random;
+
+/// The conditions of one run. Times are in microseconds, probabilities in parts of a million.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Settings {
+    /// How many nodes there are.
+    pub size: usize,
+    /// The settings of every engine.
+    pub config: Config,
+    /// Whether the nodes are founded before the run; otherwise node 1 bootstraps them.
+    pub founded: bool,
+    /// Whether a driver asks an engine once after an input, or until it wants nothing.
+    pub ask_once: bool,
+
+    /// The shortest way of a message.
+    pub delay_min: u64,
+    /// The longest way of a message.
+    pub delay_max: u64,
+    /// A message is lost.
+    pub loss: u64,
+    /// A message arrives twice.
+    pub duplicate: u64,
+    /// A message is held back by up to an election timeout.
+    pub straggle: u64,
+    /// Some message of the past arrives again.
+    pub replay: u64,
+
+    /// The shortest write.
+    pub disk_min: u64,
+    /// The longest write.
+    pub disk_max: u64,
+    /// A write takes up to two election timeouts.
+    pub disk_stall: u64,
+    /// A write fails, which is the end of the process.
+    pub disk_failure: u64,
+    /// The process dies when it begins a write, or right after one is durable.
+    pub crash_at_write: u64,
+
+    /// How long between two faults on average; 0 for none.
+    pub nemesis_pause: u64,
+    /// How often each is drawn, relative to the others.
+    pub nemesis: NemesisWeights,
+    /// How long a node stays down at most.
+    pub downtime_max: u64,
+    /// How much slower or faster than real a clock may run.
+    pub clock_drift: u64,
+
+    /// How many clients there are.
+    pub clients: usize,
+    /// How many keys they share.
+    pub keys: u64,
+    /// How long a client waits between two calls at most.
+    pub think_max: u64,
+    /// How long a client waits for an answer before its outcome is unknown.
+    pub patience: u64,
+    /// The longest padding of a command in bytes.
+    pub padding_max: u64,
+    /// How long an applied batch takes at most.
+    pub apply_max: u64,
+}
+
+/// How often each fault is drawn, relative to the others.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NemesisWeights {
+    /// A node dies and comes back later.
+    pub crash: u64,
+    /// All nodes die at once.
+    pub crash_all: u64,
+    /// A node stands still for a while.
+    pub pause: u64,
+    /// A clock jumps forward.
+    pub jump: u64,
+    /// One node is cut off.
+    pub isolate: u64,
+    /// The cluster falls in two.
+    pub split: u64,
+    /// Some ways are cut in one direction.
+    pub one_way: u64,
+    /// Each node hears only its neighbours.
+    pub ring: u64,
+    /// Two halves that share one node.
+    pub bridge: u64,
+    /// The network is whole again.
+    pub heal: u64,
+}
+
+impl Settings {
+    /// Draws the conditions of a seed.
+    pub fn draw(random: &mut Random) -> Self {
+        let size = match random.below(40) {
+            0 => 7,
+            1 => 9,
+            2..4 => 1,
+            4..7 => 2,
+            7..11 => 4,
+            11..21 => 5,
+            _ => 3,
+        };
+        let delay_max = pick(random, &[300, 2_000, 10_000, 40_000]);
+        let disk_max = pick(random, &[100, 1_000, 8_000, 40_000]);
+        Self {
+            size,
+            config: draw_config(random),
+            founded: random.chance(700_000),
+            ask_once: random.chance(500_000),
+            delay_min: delay_max / pick(random, &[1, 4, 20]),
+            delay_max,
+            loss: sometimes(random, &[1_000, 20_000, 100_000, 250_000]),
+            duplicate: sometimes(random, &[5_000, 50_000, 200_000]),
+            straggle: sometimes(random, &[2_000, 20_000, 100_000]),
+            replay: sometimes(random, &[1_000, 10_000, 50_000]),
+            disk_min: disk_max / pick(random, &[1, 4, 20]),
+            disk_max,
+            disk_stall: sometimes(random, &[500, 5_000]),
+            disk_failure: sometimes(random, &[200, 2_000]),
+            crash_at_write: sometimes(random, &[200, 2_000, 10_000]),
+            nemesis_pause: sometimes(random, &[50_000, 300_000, 2_000_000]),
+            nemesis: NemesisWeights {
+                crash: sometimes(random, &[2, 10]),
+                crash_all: sometimes(random, &[1, 3]),
+                pause: sometimes(random, &[2, 6]),
+                jump: sometimes(random, &[2, 6]),
+                isolate: sometimes(random, &[2, 10]),
+                split: sometimes(random, &[2, 10]),
+                one_way: sometimes(random, &[2, 10]),
+                ring: sometimes(random, &[1, 4]),
+                bridge: sometimes(random, &[1, 4]),
+                heal: 8,
+            },
+            downtime_max: pick(random, &[20_000, 500_000, 3_000_000]),
+            clock_drift: sometimes(random, &[1_000, 100_000]),
+            clients: 1 + random.index(6),
+            keys: 1 + random.below(4),
+            think_max: pick(random, &[1_000, 20_000, 200_000]),
+            patience: pick(random, &[200_000, 2_000_000]),
+            padding_max: pick(random, &[0, 32, 400]),
+            apply_max: pick(random, &[10, 2_000, 50_000]),
+        }
+    }
+
+    /// The same cluster with no fault left.
+    pub(super) fn calm(&mut self) {
+        self.loss = 0;
+        self.duplicate = 0;
+        self.straggle = 0;
+        self.replay = 0;
+        self.disk_stall = 0;
+        self.disk_failure = 0;
+        self.crash_at_write = 0;
+        self.nemesis_pause = 0;
+    }
+}
+
+fn draw_config(random: &mut Random) -> Config {
+    let mut config = Config::default();
+    config.election_timeout = Duration::from_millis(pick(random, &[150, 300, 500]));
+    config.heartbeat_interval =
+        config.election_timeout / u32::try_from(pick(random, &[3, 6, 10])).unwrap_or(10);
+    config.pre_vote = random.chance(800_000);
+    config.check_quorum = random.chance(800_000);
+    let size = |random: &mut Random, small: &[u64], default: usize| {
+        if random.chance(500_000) { default } else { usize::try_from(pick(random, small)).unwrap_or(default) }
+    };
+    config.max_entry_bytes = 1_000;
+    config.max_append_bytes = size(random, &[1, 200, 1_000], config.max_append_bytes);
+    config.max_inflight_messages = size(random, &[1, 2, 8], config.max_inflight_messages);
+    config.max_inflight_bytes = size(random, &[1, 500, 4_000], config.max_inflight_bytes);
+    config.max_uncommitted_bytes = size(random, &[1_100, 3_000, 20_000], config.max_uncommitted_bytes);
+    config.max_tail_bytes = size(random, &[0, 300, 2_000], config.max_tail_bytes);
+    config.max_apply_bytes = size(random, &[1, 500], config.max_apply_bytes);
+    config.max_write_bytes = size(random, &[1, 300, 2_000], config.max_write_bytes);
+    config.max_pending_reads = size(random, &[1, 3], config.max_pending_reads);
+    config
+}
+
+fn pick(random: &mut Random, values: &[u64]) -> u64 {
+    values[random.index(values.len())]
+}
+
+/// None of it in half of all seeds.
+fn sometimes(random: &mut Random, values: &[u64]) -> u64 {
+    let value = pick(random, values);
+    if random.chance(500_000) { value } else { 0 }
+}

@@ -1,0 +1,36 @@
+//! The bench itself is tested: each bug that can be planted in the engine is caught, by the simulator or by a script.
+//! What it took is printed (`-- --nocapture`).
+
+#![cfg(feature = "testing")]
+#![allow(clippy::print_stdout, reason = "what it took is the result")]
+
+use std::path::Path;
+
+use raft_core::engine::Planted;
+use raft_core::testing::script;
+use raft_core::testing::sim::{self, Options};
+
+/// More seeds than most of the bugs need; the others are for the scripts.
+const SEEDS: u64 = 100;
+
+#[test]
+fn every_planted_bug_is_caught() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let mut missed = Vec::new();
+    for &bug in Planted::ALL {
+        let scripts = script::catching(&directory, bug).expect("the scripts can be read").len();
+        let seed = (0..SEEDS).find_map(|seed| sim::run(&Options::new(seed).events(5_000).plant(bug)).err());
+        match &seed {
+            Some(failure) => println!(
+                "{bug:?}: {scripts} scripts, {} seeds: {}",
+                failure.seed + 1,
+                failure.broken.property
+            ),
+            None => println!("{bug:?}: {scripts} scripts, more than {SEEDS} seeds"),
+        }
+        if scripts == 0 && seed.is_none() {
+            missed.push(bug);
+        }
+    }
+    assert!(missed.is_empty(), "neither scripts nor {SEEDS} seeds catch {missed:?}");
+}

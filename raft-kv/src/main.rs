@@ -1,3 +1,6 @@
 //! The `raft-kv` command.
 #![forbid(unsafe_code)]
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    raft_kv::cli::main()
+}

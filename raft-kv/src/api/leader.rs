@@ -1,0 +1,188 @@
+//! Carrying a request out where it belongs: here if this node leads, else on the leader, found and waited for.
+//!
+//! What may be tried again follows one rule. A write is tried again only if it was surely not carried out: this node or
+//! the leader said so, or the connection to the leader was never made. A connection that breaks after the request went
+//! out leaves a write unknown, and the caller is told. A read changes nothing and is always tried again.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
+use raft_core::RaftError;
+use tokio::time::Instant;
+
+use super::server::{Api, respond};
+use super::{ErrorBody, ErrorCode, FORWARDED_HEADER, TIMEOUT_HEADER};
+use crate::client::{Backoff, read_body};
+use crate::command::{Command, Query};
+
+/// A read is asked again after this, even if its connection still stands: the leader may hang.
+const READ_ATTEMPT: Duration = Duration::from_secs(2);
+
+/// How long a node that belongs to no cluster waits to be told of one.
+const UNFOUNDED_WAIT: Duration = Duration::from_millis(1500);
+
+/// A request that needs the leader.
+pub(super) struct Call {
+    /// What it asks for.
+    pub(super) work: Work,
+    /// The request as it came, to be passed on.
+    pub(super) method: Method,
+    /// Path and query, still encoded.
+    pub(super) target: String,
+    pub(super) body: Bytes,
+    /// When the caller gives up.
+    pub(super) deadline: Instant,
+    /// Whether a node passed it on already.
+    pub(super) forwarded: bool,
+}
+
+pub(super) enum Work {
+    Write(Command),
+    Read(Query),
+}
+
+/// What came of one attempt.
+enum Attempt {
+    /// This is the answer.
+    Done(Response),
+    /// Surely not carried out, for this reason.
+    NotDone(ErrorBody),
+}
+
+impl Api {
+    /// Carries a call out on the leader.
+    pub(super) async fn carry_out(&self, call: Call) -> Response {
+        let began = Instant::now();
+        let mut backoff = Backoff::default();
+        loop {
+            let view = self.view();
+            let attempt = if view.leads {
+                self.here(&call).await
+            } else if let Some(leader) = view.leader
+                && !call.forwarded
+            {
+                self.on_leader(&call, leader).await
+            } else if !view.founded {
+                let error = ErrorBody::new(
+                    ErrorCode::NotInitialized,
+                    "this node belongs to no cluster yet: found one with `raft-kv init`",
+                );
+                if began.elapsed() >= UNFOUNDED_WAIT {
+                    return respond(&error);
+                }
+                Attempt::NotDone(error)
+            } else {
+                Attempt::NotDone(ErrorBody::new(ErrorCode::Unavailable, "no leader is known; try again"))
+            };
+            let error = match attempt {
+                Attempt::Done(response) => return response,
+                Attempt::NotDone(error) => error,
+            };
+            let pause = backoff.next();
+            // A node that was taken for the leader and is not says so at once: the sender knows where to look.
+            if call.forwarded || Instant::now() + pause >= call.deadline {
+                return respond(&error);
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// On this node, which seems to lead.
+    async fn here(&self, call: &Call) -> Attempt {
+        let raft = self.raft();
+        match &call.work {
+            Work::Write(command) => match tokio::time::timeout_at(call.deadline, raft.propose(command)).await
+            {
+                Ok(Ok(reply)) => Attempt::Done(respond(&reply)),
+                Ok(Err(error)) => refusal(&error),
+                Err(_) => Attempt::Done(respond(&ErrorBody::new(
+                    ErrorCode::Unknown,
+                    "the write was not confirmed in time and may still happen",
+                ))),
+            },
+            Work::Read(query) => {
+                let deadline = call.deadline.min(Instant::now() + READ_ATTEMPT);
+                match tokio::time::timeout_at(deadline, raft.read(query)).await {
+                    Ok(Ok(answer)) => Attempt::Done(respond(&answer)),
+                    // A read changes nothing: where its outcome is unknown, it is asked again.
+                    Ok(Err(RaftError::Unknown)) | Err(_) => Attempt::NotDone(ErrorBody::new(
+                        ErrorCode::Unavailable,
+                        "no majority confirmed the read in time; try again",
+                    )),
+                    Ok(Err(error)) => refusal(&error),
+                }
+            }
+        }
+    }
+
+    /// On the node whose clients reach it at `leader`.
+    async fn on_leader(&self, call: &Call, leader: String) -> Attempt {
+        let write = matches!(call.work, Work::Write(_));
+        let mut left = call.deadline.saturating_duration_since(Instant::now());
+        if !write {
+            left = left.min(READ_ATTEMPT);
+        }
+        // The leader gives up a little earlier, so that its word comes before this node's guess.
+        let leader_timeout = left.mul_f32(0.9).as_millis() as u64;
+        let request = self
+            .http()
+            .request(call.method.clone(), format!("http://{leader}{}", call.target))
+            .header(FORWARDED_HEADER, "1")
+            .header(TIMEOUT_HEADER, leader_timeout.max(1))
+            .timeout(left)
+            .body(call.body.clone());
+        let lost = |error: reqwest::Error| {
+            if write && !error.is_connect() {
+                let message = format!("the leader at {leader} broke off; the write may have happened");
+                Attempt::Done(respond(&ErrorBody::new(ErrorCode::Unknown, message)))
+            } else {
+                let message = format!("the leader at {leader} cannot be reached; try again");
+                Attempt::NotDone(ErrorBody::new(ErrorCode::Unavailable, message))
+            }
+        };
+        let mut response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => return lost(error),
+        };
+        let status = response.status();
+        let mut headers = std::mem::take(response.headers_mut());
+        let body = match read_body(response).await {
+            Ok(body) => body,
+            Err(error) => return lost(error),
+        };
+        if status == StatusCode::SERVICE_UNAVAILABLE
+            && let Ok(error) = serde_json::from_slice::<ErrorBody>(&body)
+            && matches!(error.error, ErrorCode::Unavailable | ErrorCode::Failed | ErrorCode::NotInitialized)
+        {
+            return Attempt::NotDone(error);
+        }
+        Attempt::Done(relayed(status, &mut headers, body))
+    }
+}
+
+/// The leader's answer, without what belongs to its connection.
+fn relayed(status: StatusCode, headers: &mut HeaderMap, body: Bytes) -> Response {
+    for name in [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::DATE] {
+        headers.remove(name);
+    }
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    std::mem::swap(response.headers_mut(), headers);
+    response
+}
+
+/// What the handle's error means for a request.
+fn refusal(error: &RaftError) -> Attempt {
+    let code = match error {
+        RaftError::Overloaded => ErrorCode::Overloaded,
+        RaftError::TooLarge { .. } => ErrorCode::TooLarge,
+        RaftError::Fatal { .. } | RaftError::Query(_) => ErrorCode::Failed,
+        _ if error.is_refused() => ErrorCode::Unavailable,
+        _ => ErrorCode::Unknown,
+    };
+    let body = ErrorBody::new(code, error.to_string());
+    if code == ErrorCode::Unavailable { Attempt::NotDone(body) } else { Attempt::Done(respond(&body)) }
+}

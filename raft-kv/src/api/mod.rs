@@ -1,0 +1,254 @@
+//! The HTTP interface: what goes over it, and the server. `docs/kv.md` describes it for users.
+
+mod leader;
+mod server;
+mod urls;
+
+pub use server::{Api, router};
+pub(crate) use urls::{host_and_port, percent_encode};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::command::{Page, Pair, Revision, Revisions};
+
+/// Request header: how many milliseconds the caller waits, at most [`MAX_TIMEOUT_MS`].
+pub const TIMEOUT_HEADER: &str = "raft-kv-timeout-ms";
+/// Request header: a node passed the request on. The receiver answers by itself or not at all, so nothing goes round.
+pub const FORWARDED_HEADER: &str = "raft-kv-forwarded";
+/// Response header: where clients reach the leader, as far as the node knows.
+pub const LEADER_HEADER: &str = "raft-kv-leader";
+/// Response header of a value: [`Revisions::create_revision`].
+pub const CREATE_REVISION_HEADER: &str = "raft-kv-create-revision";
+/// Response header of a value: [`Revisions::modify_revision`].
+pub const MODIFY_REVISION_HEADER: &str = "raft-kv-modify-revision";
+/// Response header of a value: [`Revisions::version`].
+pub const VERSION_HEADER: &str = "raft-kv-version";
+
+/// How long a request waits where the caller does not say.
+pub const DEFAULT_TIMEOUT_MS: u64 = 5_000;
+/// The longest that a request may wait.
+pub const MAX_TIMEOUT_MS: u64 = 60_000;
+/// How many pairs a scan gives where the caller does not say.
+pub const DEFAULT_SCAN_LIMIT: usize = 1_000;
+
+/// Why a request was not carried out, or not known to be: the machine-readable half of an [`ErrorBody`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ErrorCode {
+    /// The request makes no sense as it is; the same again fails again.
+    Invalid,
+    /// The key, or the path, does not exist.
+    NotFound,
+    /// The key is not as the condition wants it. Nothing changed.
+    Mismatch,
+    /// The cluster exists already, with other members.
+    Conflict,
+    /// Key, value or body is above its limit.
+    TooLarge,
+    /// The node belongs to no cluster yet: `raft-kv init` founds one.
+    NotInitialized,
+    /// No leader could be reached in time. The request was surely not carried out and may be repeated.
+    Unavailable,
+    /// The leader has too much to do. The request was surely not carried out and may be repeated, later.
+    Overloaded,
+    /// The outcome is unknown: the change may have happened, or may still happen.
+    Unknown,
+    /// The node has failed and must be restarted. The request was surely not carried out by it.
+    Failed,
+}
+
+impl ErrorCode {
+    /// The HTTP status that goes with it.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::Invalid => 400,
+            Self::NotFound => 404,
+            Self::Conflict => 409,
+            Self::Mismatch => 412,
+            Self::TooLarge => 413,
+            Self::NotInitialized | Self::Unavailable | Self::Overloaded | Self::Failed => 503,
+            Self::Unknown => 504,
+        }
+    }
+
+    /// The code as it is written in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::NotFound => "not_found",
+            Self::Mismatch => "mismatch",
+            Self::Conflict => "conflict",
+            Self::TooLarge => "too_large",
+            Self::NotInitialized => "not_initialized",
+            Self::Unavailable => "unavailable",
+            Self::Overloaded => "overloaded",
+            Self::Unknown => "unknown",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// The body of every response that is not a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What kind of error it is.
+    pub error: ErrorCode,
+    /// What happened and what to do, for people.
+    pub message: String,
+    /// With [`ErrorCode::Mismatch`]: what the key is instead; missing if it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<Revisions>,
+}
+
+impl ErrorBody {
+    /// An error of this kind.
+    pub fn new(error: ErrorCode, message: impl Into<String>) -> Self {
+        Self { error, message: message.into(), current: None }
+    }
+}
+
+/// The answer to a delete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletedBody {
+    /// The store's revision after it.
+    pub revision: Revision,
+}
+
+/// A key with its value and revisions in JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairBody {
+    /// The key.
+    pub key: String,
+    /// The value, where it is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// The value in base64, where it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_base64: Option<String>,
+    /// Its revisions.
+    #[serde(flatten)]
+    pub revisions: Revisions,
+}
+
+impl From<Pair> for PairBody {
+    fn from(pair: Pair) -> Self {
+        let Pair { key, value, revisions } = pair;
+        match String::from_utf8(value.into()) {
+            Ok(text) => Self { key, value: Some(text), value_base64: None, revisions },
+            Err(raw) => {
+                Self { key, value: None, value_base64: Some(BASE64.encode(raw.as_bytes())), revisions }
+            }
+        }
+    }
+}
+
+impl PairBody {
+    /// The pair, if the value is there and decodes.
+    pub fn into_pair(self) -> Option<Pair> {
+        let value = match (self.value, self.value_base64) {
+            (Some(text), None) => Bytes::from(text),
+            (None, Some(encoded)) => Bytes::from(BASE64.decode(encoded).ok()?),
+            _ => return None,
+        };
+        Some(Pair { key: self.key, value, revisions: self.revisions })
+    }
+}
+
+/// The answer to a scan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageBody {
+    /// The pairs in order.
+    pub pairs: Vec<PairBody>,
+    /// Where to go on (as `from`), if a limit ended the page.
+    pub next: Option<String>,
+    /// The store's revision at which this was so.
+    pub revision: Revision,
+}
+
+impl From<Page> for PageBody {
+    fn from(page: Page) -> Self {
+        let pairs = page.pairs.into_iter().map(PairBody::from).collect();
+        Self { pairs, next: page.next, revision: page.revision }
+    }
+}
+
+/// A member to found a cluster with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Founder {
+    /// The node's id, as in its certificate.
+    pub id: u64,
+    /// Where the other nodes reach it.
+    pub address: String,
+    /// Where clients reach it.
+    pub client_address: String,
+}
+
+/// The body of `POST /init`, and of its answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitBody {
+    /// The founding members.
+    pub members: Vec<Founder>,
+}
+
+/// A member in a [`StatusBody`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberBody {
+    /// The node's id.
+    pub id: u64,
+    /// `voter`, `outgoing` or `learner`.
+    pub role: String,
+    /// Where the other nodes reach it.
+    pub address: String,
+    /// Where clients reach it.
+    pub client_address: String,
+    /// The data folder that it belongs to.
+    pub incarnation: String,
+}
+
+/// An entry's term and index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryIdBody {
+    /// The term.
+    pub term: u64,
+    /// The index.
+    pub index: u64,
+}
+
+/// The answer to `GET /status`: one node as it sees itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusBody {
+    /// The node's id.
+    pub node: u64,
+    /// The cluster's id.
+    pub cluster: String,
+    /// `follower`, `pre-candidate`, `candidate` or `leader`.
+    pub role: String,
+    /// The term.
+    pub term: u64,
+    /// Who got this node's vote in the term.
+    pub vote: Option<u64>,
+    /// The leader, where one is known.
+    pub leader: Option<u64>,
+    /// The highest index known to be committed.
+    pub commit: u64,
+    /// The highest index applied.
+    pub applied: u64,
+    /// The highest index durable on this node.
+    pub durable: u64,
+    /// The last entry.
+    pub last: EntryIdBody,
+    /// The configuration in force; empty before the node belongs to a cluster.
+    pub members: Vec<MemberBody>,
+    /// How many keys the node's state holds.
+    pub keys: u64,
+    /// The revision of the node's state.
+    pub revision: Revision,
+    /// The hash of the node's state: equal on nodes of equal state.
+    pub state_hash: String,
+    /// Why the node has stopped working, if it has.
+    pub fatal: Option<String>,
+}

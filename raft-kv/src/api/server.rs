@@ -1,0 +1,476 @@
+//! The HTTP server of a node: any node takes any request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query as UrlQuery, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use raft_core::types::NodeId;
+use raft_core::{Membership, Raft, RaftError};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::leader::{Call, Work};
+use super::{
+    CREATE_REVISION_HEADER, DEFAULT_SCAN_LIMIT, DEFAULT_TIMEOUT_MS, DeletedBody, EntryIdBody, ErrorBody,
+    ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MemberBody,
+    PageBody, StatusBody, TIMEOUT_HEADER, VERSION_HEADER, host_and_port,
+};
+use crate::command::{
+    Answer, Command, Expected, MAX_SCAN_LIMIT, MAX_VALUE_BYTES, Query, Range, Reply, Revisions, Summary,
+    check_key, check_value,
+};
+use crate::store::Store;
+
+/// The most requests under way at once. Each may hold a value in memory; what comes on top is refused at once.
+const MAX_REQUESTS: usize = 16_384;
+
+/// A node's HTTP interface.
+#[derive(Debug)]
+pub struct Api {
+    raft: Raft<Store>,
+    http: reqwest::Client,
+    /// Room for requests under way.
+    room: Semaphore,
+}
+
+/// What a node knows of the leader.
+pub(super) struct View {
+    /// It is this node.
+    pub(super) leads: bool,
+    /// Where clients reach it.
+    pub(super) leader: Option<String>,
+    /// Whether this node belongs to a cluster.
+    pub(super) founded: bool,
+}
+
+impl Api {
+    /// The interface to `raft`.
+    ///
+    /// # Errors
+    /// Where no HTTP client can be made to reach the other nodes with.
+    pub fn new(raft: Raft<Store>) -> Result<Self, reqwest::Error> {
+        Ok(Self { raft, http: crate::client::http()?, room: Semaphore::new(MAX_REQUESTS) })
+    }
+
+    pub(super) fn raft(&self) -> &Raft<Store> {
+        &self.raft
+    }
+
+    pub(super) fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    pub(super) fn view(&self) -> View {
+        let status = self.raft.status();
+        let status = status.borrow();
+        let leader = status.leader.and_then(|leader| status.membership.nodes.get(&leader));
+        View {
+            leads: status.leader == Some(self.raft.local().peer.node),
+            leader: leader.map(|info| info.client_address.clone()).filter(|address| !address.is_empty()),
+            founded: !status.membership.is_empty(),
+        }
+    }
+
+    async fn summary(&self) -> Result<Summary, RaftError> {
+        match self.raft.query_local(&Query::Summary).await? {
+            Answer::Summary(summary) => Ok(summary),
+            // The store answers a question with its own kind of answer.
+            Answer::Got(_) | Answer::Scanned(_) => Ok(Summary::default()),
+        }
+    }
+}
+
+/// The routes of a node.
+pub fn router(api: Arc<Api>) -> Router {
+    Router::new()
+        .route("/kv", get(scan))
+        .route("/kv/{*key}", get(read).put(write).delete(delete))
+        .route("/status", get(status))
+        .route("/init", post(init))
+        .fallback(|| async {
+            refuse(ErrorCode::NotFound, "no such path: see /kv/{key}, /kv, /status, /init")
+        })
+        .method_not_allowed_fallback(|| async {
+            let mut response = refuse(ErrorCode::Invalid, "the path does not know this method");
+            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+            response
+        })
+        .layer(DefaultBodyLimit::max(MAX_VALUE_BYTES))
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), around))
+        .with_state(api)
+}
+
+/// Around every request: keeps their number bounded, and tells every caller where the leader is, so that the next may go
+/// there at once.
+async fn around(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let mut response = match api.room.try_acquire() {
+        Ok(_room) => next.run(request).await,
+        Err(_) => refuse(ErrorCode::Overloaded, "too many requests at once: repeat it later"),
+    };
+    if let Some(leader) = api.view().leader.and_then(|leader| HeaderValue::from_str(&leader).ok()) {
+        response.headers_mut().entry(LEADER_HEADER).or_insert(leader);
+    }
+    response
+}
+
+/// What may stand behind the `?` of a key.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyOptions {
+    if_revision: Option<u64>,
+    if_value: Option<String>,
+    #[serde(default)]
+    stale: bool,
+}
+
+impl KeyOptions {
+    fn expected(self) -> Result<Option<Expected>, ErrorBody> {
+        match (self.if_revision, self.if_value) {
+            (Some(_), Some(_)) => {
+                Err(ErrorBody::new(ErrorCode::Invalid, "give if_revision or if_value, not both"))
+            }
+            (Some(revision), None) => Ok(Some(Expected::Revision(revision))),
+            (None, Some(value)) => {
+                check_value(value.as_bytes())
+                    .map_err(|limit| ErrorBody::new(ErrorCode::TooLarge, limit.to_string()))?;
+                Ok(Some(Expected::Value(Bytes::from(value))))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+/// What may stand behind the `?` of a scan.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScanOptions {
+    #[serde(default)]
+    from: String,
+    to: Option<String>,
+    #[serde(default)]
+    prefix: String,
+    limit: Option<usize>,
+    #[serde(default)]
+    stale: bool,
+}
+
+/// The parts of a request that every handler on keys needs.
+struct Asked {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl Asked {
+    fn call(self, work: Work, body: Bytes) -> Result<Call, ErrorBody> {
+        let timeout = match self.headers.get(TIMEOUT_HEADER) {
+            None => DEFAULT_TIMEOUT_MS,
+            Some(value) => value
+                .to_str()
+                .ok()
+                .and_then(|value| value.parse().ok())
+                .filter(|timeout| (1..=MAX_TIMEOUT_MS).contains(timeout))
+                .ok_or_else(|| {
+                    let rule = format!("{TIMEOUT_HEADER} must be a number from 1 to {MAX_TIMEOUT_MS}");
+                    ErrorBody::new(ErrorCode::Invalid, rule)
+                })?,
+        };
+        Ok(Call {
+            work,
+            method: self.method,
+            target: self.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
+            body,
+            deadline: Instant::now() + Duration::from_millis(timeout),
+            forwarded: self.headers.contains_key(FORWARDED_HEADER),
+        })
+    }
+}
+
+type KeyPath = Result<Path<String>, PathRejection>;
+type Options<T> = Result<UrlQuery<T>, QueryRejection>;
+
+fn key_of(path: KeyPath) -> Result<String, ErrorBody> {
+    let Path(key) = path.map_err(|e| ErrorBody::new(ErrorCode::Invalid, e.body_text()))?;
+    check_key(&key).map_err(|limit| ErrorBody::new(ErrorCode::Invalid, limit.to_string()))?;
+    Ok(key)
+}
+
+fn options_of<T>(options: Options<T>) -> Result<T, ErrorBody> {
+    options.map(|UrlQuery(options)| options).map_err(|e| ErrorBody::new(ErrorCode::Invalid, e.body_text()))
+}
+
+fn only_for_reads(stale: bool) -> Result<(), ErrorBody> {
+    if stale { Err(ErrorBody::new(ErrorCode::Invalid, "stale is for reads only")) } else { Ok(()) }
+}
+
+async fn read(
+    State(api): State<Arc<Api>>,
+    path: KeyPath,
+    options: Options<KeyOptions>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let asked = Asked { method, uri, headers };
+    let parsed = key_of(path).and_then(|key| {
+        let options = options_of(options)?;
+        if options.if_revision.is_some() || options.if_value.is_some() {
+            return Err(ErrorBody::new(ErrorCode::Invalid, "if_revision and if_value are for changes only"));
+        }
+        Ok((Query::Get { key }, options.stale))
+    });
+    answer(&api, asked, parsed).await
+}
+
+async fn scan(
+    State(api): State<Arc<Api>>,
+    options: Options<ScanOptions>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let asked = Asked { method, uri, headers };
+    let parsed = options_of(options).and_then(|options| {
+        let ScanOptions { from, to, prefix, limit, stale } = options;
+        let limit = limit.unwrap_or(DEFAULT_SCAN_LIMIT);
+        if !(1..=MAX_SCAN_LIMIT).contains(&limit) {
+            let rule = format!("limit must be from 1 to {MAX_SCAN_LIMIT}");
+            return Err(ErrorBody::new(ErrorCode::Invalid, rule));
+        }
+        Ok((Query::Scan(Range { from, to, prefix, limit }), stale))
+    });
+    answer(&api, asked, parsed).await
+}
+
+async fn answer(api: &Api, asked: Asked, parsed: Result<(Query, bool), ErrorBody>) -> Response {
+    match parsed {
+        Ok((query, true)) => match api.raft.query_local(&query).await {
+            Ok(answer) => respond(&answer),
+            Err(error) => refuse(ErrorCode::Failed, error.to_string()),
+        },
+        Ok((query, false)) => match asked.call(Work::Read(query), Bytes::new()) {
+            Ok(call) => api.carry_out(call).await,
+            Err(error) => respond(&error),
+        },
+        Err(error) => respond(&error),
+    }
+}
+
+async fn write(
+    State(api): State<Arc<Api>>,
+    path: KeyPath,
+    options: Options<KeyOptions>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let asked = Asked { method, uri, headers };
+    let call = key_of(path).and_then(|key| {
+        let options = options_of(options)?;
+        only_for_reads(options.stale)?;
+        let value = body.map_err(|e| body_error(&e))?;
+        let command = match options.expected()? {
+            Some(expected) => Command::CompareAndSwap { key, expected, value: value.clone() },
+            None => Command::Put { key, value: value.clone() },
+        };
+        asked.call(Work::Write(command), value)
+    });
+    match call {
+        Ok(call) => api.carry_out(call).await,
+        Err(error) => respond(&error),
+    }
+}
+
+async fn delete(
+    State(api): State<Arc<Api>>,
+    path: KeyPath,
+    options: Options<KeyOptions>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let asked = Asked { method, uri, headers };
+    let call = key_of(path).and_then(|key| {
+        let options = options_of(options)?;
+        only_for_reads(options.stale)?;
+        let expected = options.expected()?;
+        asked.call(Work::Write(Command::Delete { key, expected }), Bytes::new())
+    });
+    match call {
+        Ok(call) => api.carry_out(call).await,
+        Err(error) => respond(&error),
+    }
+}
+
+fn body_error(error: &BytesRejection) -> ErrorBody {
+    if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        let message = format!("the value is too large: at most {MAX_VALUE_BYTES} bytes");
+        ErrorBody::new(ErrorCode::TooLarge, message)
+    } else {
+        ErrorBody::new(ErrorCode::Invalid, error.body_text())
+    }
+}
+
+async fn status(State(api): State<Arc<Api>>) -> Response {
+    let status = api.raft.status().borrow().clone();
+    let local = api.raft.local();
+    // A node that has failed still tells why.
+    let summary = api.summary().await.unwrap_or_default();
+    let body = StatusBody {
+        node: local.peer.node.0,
+        cluster: local.cluster.to_string(),
+        role: status.role.as_str().to_owned(),
+        term: status.term,
+        vote: status.vote.map(|node| node.0),
+        leader: status.leader.map(|node| node.0),
+        commit: status.commit,
+        applied: status.applied,
+        durable: status.durable,
+        last: EntryIdBody { term: status.last.term, index: status.last.index },
+        members: members(&status.membership),
+        keys: summary.keys,
+        revision: summary.revision,
+        state_hash: format!("{:032x}", summary.hash),
+        fatal: status.fatal.as_deref().map(str::to_owned),
+    };
+    json(StatusCode::OK, &body)
+}
+
+fn members(membership: &Membership) -> Vec<MemberBody> {
+    let role = |node: NodeId| match node {
+        _ if membership.voters.contains(&node) => "voter",
+        _ if membership.outgoing.contains(&node) => "outgoing",
+        _ => "learner",
+    };
+    let member = |(node, info): (&NodeId, &raft_core::NodeInfo)| MemberBody {
+        id: node.0,
+        role: role(*node).to_owned(),
+        address: info.address.clone(),
+        client_address: info.client_address.clone(),
+        incarnation: info.incarnation.to_string(),
+    };
+    membership.nodes.iter().map(member).collect()
+}
+
+async fn init(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>) -> Response {
+    let parsed = body.map_err(|e| body_error(&e)).and_then(|body| {
+        serde_json::from_slice::<InitBody>(&body)
+            .map_err(|e| ErrorBody::new(ErrorCode::Invalid, format!("the body is not as it should be: {e}")))
+    });
+    let body = match parsed {
+        Ok(body) => body,
+        Err(error) => return respond(&error),
+    };
+    for founder in &body.members {
+        for address in [&founder.address, &founder.client_address] {
+            if let Err(wrong) = host_and_port(address) {
+                return refuse(ErrorCode::Invalid, format!("member {}: {wrong}", founder.id));
+            }
+        }
+    }
+    let ids: std::collections::BTreeSet<u64> = body.members.iter().map(|founder| founder.id).collect();
+    if ids.len() != body.members.len() {
+        return refuse(ErrorCode::Invalid, "an id is given twice");
+    }
+    let members = body
+        .members
+        .iter()
+        .map(|founder| (NodeId(founder.id), founder.address.clone(), founder.client_address.clone()));
+    let founding = api.raft.bootstrap(members);
+    match tokio::time::timeout(Duration::from_millis(MAX_TIMEOUT_MS / 2), founding).await {
+        Ok(Ok(())) => json(StatusCode::OK, &body),
+        Ok(Err(error)) => refuse(founding_error(&error), error.to_string()),
+        Err(_) => refuse(
+            ErrorCode::Unknown,
+            "the cluster was not founded in time: see that all members run, then repeat the same command",
+        ),
+    }
+}
+
+fn founding_error(error: &RaftError) -> ErrorCode {
+    match error {
+        RaftError::Bootstrap(_) => ErrorCode::Conflict,
+        _ => ErrorCode::Unknown,
+    }
+}
+
+/// Something that can be sent back.
+pub(super) trait Respond {
+    fn response(&self) -> Response;
+}
+
+pub(super) fn respond(body: &impl Respond) -> Response {
+    body.response()
+}
+
+fn refuse(code: ErrorCode, message: impl Into<String>) -> Response {
+    respond(&ErrorBody::new(code, message))
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(bytes) => (status, [(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+impl Respond for ErrorBody {
+    fn response(&self) -> Response {
+        let status = StatusCode::from_u16(self.error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        json(status, self)
+    }
+}
+
+impl Respond for Reply {
+    fn response(&self) -> Response {
+        match self {
+            Self::Written(revisions) => json(StatusCode::OK, revisions),
+            Self::Deleted { revision } => json(StatusCode::OK, &DeletedBody { revision: *revision }),
+            Self::Absent => refuse(ErrorCode::NotFound, "no such key"),
+            Self::Mismatch { current } => {
+                let message = match current {
+                    None => "the key does not exist; nothing changed".to_owned(),
+                    Some(Revisions { modify_revision, .. }) => {
+                        format!(
+                            "the key is not as expected (its revision is {modify_revision}); nothing changed"
+                        )
+                    }
+                };
+                respond(&ErrorBody { error: ErrorCode::Mismatch, message, current: *current })
+            }
+        }
+    }
+}
+
+impl Respond for Answer {
+    fn response(&self) -> Response {
+        match self {
+            Self::Got(None) => refuse(ErrorCode::NotFound, "no such key"),
+            Self::Got(Some(pair)) => {
+                let mut response = Response::new(Body::from(pair.value.clone()));
+                let headers = response.headers_mut();
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+                for (name, number) in [
+                    (CREATE_REVISION_HEADER, pair.revisions.create_revision),
+                    (MODIFY_REVISION_HEADER, pair.revisions.modify_revision),
+                    (VERSION_HEADER, pair.revisions.version),
+                ] {
+                    headers.insert(HeaderName::from_static(name), HeaderValue::from(number));
+                }
+                response
+            }
+            Self::Scanned(page) => json(StatusCode::OK, &PageBody::from(page.clone())),
+            Self::Summary(summary) => json(StatusCode::OK, summary),
+        }
+    }
+}

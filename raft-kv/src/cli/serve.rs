@@ -1,0 +1,233 @@
+//! `raft-kv serve`
+
+use std::io::{self, IsTerminal, Read};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::serve::ListenerExt as _;
+use clap::Args;
+use raft_core::{NodeOptions, Raft};
+use raft_storage_redb::RedbLogStore;
+use raft_transport_quic::{Credentials, QuicOptions, QuicTransport};
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
+
+use super::{Failure, Output, parse_address};
+use crate::api::{Api, router};
+use crate::store::Store;
+
+/// The node's log within its data folder.
+const LOG_FILE: &str = "log.redb";
+
+/// How long requests under way may take to end once the node is told to stop.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// How long the node may take to stop after that.
+const STOP: Duration = Duration::from_secs(10);
+
+/// What a parent writes to the stdin of a node that it lets live on.
+pub(crate) const DETACH: &[u8] = b"detach\n";
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// The node's data folder; made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// The folder of the node's certificate, from `raft-kv certs`. It names cluster and node.
+    #[arg(long, value_name = "DIR")]
+    certs: PathBuf,
+    /// The address to listen on for the other nodes (QUIC over UDP, encrypted).
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7001")]
+    listen: SocketAddr,
+    /// The address to listen on for clients (HTTP, not encrypted: keep it on loopback or behind a TLS proxy).
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8001", value_parser = parse_address)]
+    http: String,
+    /// The address that the other nodes reach this one at, if it is not the one listened on.
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
+    advertise: Option<String>,
+    /// The address that clients reach this node at, if it is not the one listened on.
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
+    advertise_http: Option<String>,
+    /// What to log to stderr, such as `info` or `raft_core=debug`; if not given, RUST_LOG, else `info`.
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// Ends with the process that started it: when stdin ends, unless it said `detach` before.
+    #[arg(long, hide = true)]
+    follow_stdin: bool,
+}
+
+#[derive(Serialize)]
+struct ReadyBody {
+    node: u64,
+    cluster: String,
+    address: String,
+    http: String,
+    data: String,
+}
+
+pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
+    start_log(args.log.as_deref())?;
+    if args.listen.ip().is_unspecified() && args.advertise.is_none() {
+        let message =
+            format!("--listen {}: also say with --advertise where the others reach it", args.listen);
+        return Err(Failure::Usage(message));
+    }
+    if args.follow_stdin {
+        std::thread::Builder::new().name("follow-stdin".to_owned()).spawn(follow_stdin)?;
+    }
+    let mut stop = StopSignals::new()?;
+    let (raft, http) = start(&args).await?;
+    let local = raft.local();
+    let http_address = http.local_addr().map_err(|e| cannot_listen("--http", &args.http, &e))?;
+    if !http_address.ip().is_loopback() {
+        warn!("{http_address} takes clients without encryption: put TLS in front of it");
+    }
+    let ready = ReadyBody {
+        node: local.peer.node.0,
+        cluster: local.cluster.to_string(),
+        address: raft.address().to_owned(),
+        http: http_address.to_string(),
+        data: args.data.display().to_string(),
+    };
+    let text = format!(
+        "node {} of cluster {} is ready: nodes at {}, clients at http://{}",
+        ready.node, ready.cluster, ready.address, ready.http
+    );
+    let api = Api::new(raft.clone()).map_err(|e| Failure::refused(format!("no HTTP client: {e}")))?;
+    let (drain, drained) = tokio::sync::oneshot::channel::<()>();
+    let server = axum::serve(
+        http.tap_io(|stream| {
+            // An answer is one small write: waiting for more would only delay it. If it fails, it is slower.
+            let _ = stream.set_nodelay(true);
+        }),
+        router(Arc::new(api)),
+    )
+    .with_graceful_shutdown(async {
+        let _ = drained.await;
+    });
+    let mut server = tokio::spawn(server.into_future());
+    match output.result(&text, &ready) {
+        // Whoever started the node need not read on.
+        Ok(()) | Err(Failure::ClosedPipe) => {}
+        Err(failure) => return Err(failure),
+    }
+    let watch = tokio::spawn(tell_fatal(raft.clone()));
+    let ended = tokio::select! {
+        () = stop.next() => None,
+        ended = &mut server => Some(ended),
+    };
+    let result = match ended {
+        Some(_) => Err(Failure::refused("the HTTP server ended by itself")),
+        None => Ok(()),
+    };
+    info!("stopping");
+    let _ = drain.send(());
+    let stopped = async {
+        if result.is_ok() && tokio::time::timeout(DRAIN, &mut server).await.is_err() {
+            server.abort();
+        }
+        if tokio::time::timeout(STOP, raft.shutdown()).await.is_err() {
+            warn!("the node did not stop in time: it ends as it is, which its log survives");
+        }
+    };
+    tokio::select! {
+        () = stopped => info!("stopped"),
+        () = stop.next() => return Err(Failure::refused("told to stop twice: ended at once")),
+    }
+    watch.abort();
+    result
+}
+
+/// Opens everything that can be in the way before anything is written: certificates, ports, then the data folder.
+async fn start(args: &ServeArgs) -> Result<(Raft<Store>, TcpListener), Failure> {
+    let credentials = Credentials::load(&args.certs).map_err(|e| {
+        Failure::refused(format!("certificates in {}: {e}; see `raft-kv certs --help`", args.certs.display()))
+    })?;
+    let http = TcpListener::bind(&args.http).await.map_err(|e| cannot_listen("--http", &args.http, &e))?;
+    let http_address = http.local_addr().map_err(|e| cannot_listen("--http", &args.http, &e))?;
+    let mut quic = QuicOptions::default();
+    quic.advertise.clone_from(&args.advertise);
+    let mut options = NodeOptions::new(credentials.cluster(), credentials.node());
+    options.client_address = args.advertise_http.clone().unwrap_or_else(|| http_address.to_string());
+    let transport = QuicTransport::bind(&args.listen.to_string(), credentials, quic)
+        .map_err(|e| Failure::refused(format!("--listen {}: {e}", args.listen)))?;
+    let path = args.data.join(LOG_FILE);
+    let opened = tokio::task::spawn_blocking(move || RedbLogStore::open(path)).await;
+    let store = opened
+        .map_err(|_| Failure::refused("opening the data folder failed: see the log above"))?
+        .map_err(|e| Failure::refused(format!("data folder {}: {e}", args.data.display())))?;
+    let raft = Raft::start(options, store, transport, Store::default())
+        .await
+        .map_err(|e| Failure::refused(format!("cannot start on data folder {}: {e}", args.data.display())))?;
+    Ok((raft, http))
+}
+
+fn cannot_listen(flag: &str, address: &str, error: &io::Error) -> Failure {
+    Failure::refused(format!("cannot listen on {address}: {error}; choose another address with {flag}"))
+}
+
+fn start_log(filter: Option<&str>) -> Result<(), Failure> {
+    let filter = match filter {
+        Some(filter) => EnvFilter::try_new(filter).map_err(|e| {
+            Failure::Usage(format!("--log {filter}: {e}; write such as info or raft_core=debug"))
+        })?,
+        None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+    };
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .try_init();
+    log.map_err(|e| Failure::refused(format!("cannot log: {e}")))
+}
+
+/// A node that has stopped for good goes on to answer, refuses, and says why in its status.
+async fn tell_fatal(raft: Raft<Store>) {
+    let mut status = raft.status();
+    if let Ok(status) = status.wait_for(|status| status.fatal.is_some()).await
+        && let Some(reason) = &status.fatal
+    {
+        error!("the node takes no part any more: {reason}");
+    }
+}
+
+/// SIGINT and SIGTERM.
+struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Ends the process at once when stdin ends: the parent is gone, however it went.
+fn follow_stdin() {
+    let mut heard = Vec::new();
+    let mut buffer = [0; 16];
+    let mut stdin = io::stdin().lock();
+    while let Ok(count) = stdin.read(&mut buffer)
+        && count > 0
+    {
+        heard.extend_from_slice(&buffer[..count]);
+        if heard.starts_with(DETACH) {
+            return;
+        }
+        heard.truncate(DETACH.len());
+    }
+    std::process::exit(1);
+}

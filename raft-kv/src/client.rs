@@ -1,0 +1,480 @@
+//! The client of the HTTP interface: finds the leader from any node, repeats what may be repeated, and tells *refused*
+//! from *unknown*.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::HeaderMap;
+use reqwest::{Method, Response, StatusCode};
+use serde::de::DeserializeOwned;
+
+use crate::api::{
+    CREATE_REVISION_HEADER, DeletedBody, ErrorBody, ErrorCode, InitBody, LEADER_HEADER, MAX_TIMEOUT_MS,
+    MODIFY_REVISION_HEADER, PageBody, StatusBody, TIMEOUT_HEADER, VERSION_HEADER, host_and_port,
+    percent_encode,
+};
+use crate::command::{Expected, LimitError, Pair, Range, Revisions, check_key, check_value};
+
+/// The largest response that is read: a full scan in JSON, with room for its escapes.
+const MAX_BODY_BYTES: usize = 64 << 20;
+
+/// Beyond this, an attempt that may be repeated is given up: the node may hang.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A client of one cluster. Shared by reference among many tasks, it keeps one connection for each request under way.
+///
+/// **What is repeated.** Reads are. A change is repeated only where it was surely not carried out: no connection could be
+/// made, or a node said so. Where the answer to a change is lost, the outcome is [`ClientError::Unknown`], unless the client
+/// is [`repeating`](Self::repeating).
+#[derive(Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    nodes: Vec<String>,
+    /// Where the leader was last seen.
+    leader: Mutex<Option<String>>,
+    /// Whom to ask next where no leader is known.
+    next: AtomicUsize,
+    timeout: Duration,
+    repeating: bool,
+}
+
+/// Why a client has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The request was surely not carried out, for this reason.
+    #[error("{}", .0.message)]
+    Refused(ErrorBody),
+    /// The change may have been carried out, or may still be.
+    #[error("{0}")]
+    Unknown(String),
+    /// What was asked for is wrong in itself; nothing was sent.
+    #[error("{0}")]
+    Input(String),
+}
+
+impl From<LimitError> for ClientError {
+    fn from(error: LimitError) -> Self {
+        Self::Input(error.to_string())
+    }
+}
+
+impl ClientError {
+    fn refused(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self::Refused(ErrorBody::new(code, message))
+    }
+
+    /// The kind of refusal, where it is one.
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Refused(body) => Some(body.error),
+            Self::Unknown(_) => Some(ErrorCode::Unknown),
+            Self::Input(_) => Some(ErrorCode::Invalid),
+        }
+    }
+}
+
+/// A request, to be sent as often as needed.
+struct Ask {
+    method: Method,
+    target: String,
+    body: Bytes,
+    /// Changes nothing, or may be done twice.
+    repeatable: bool,
+}
+
+/// A response, read whole.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// What came of one attempt without an answer.
+enum Miss {
+    /// Surely not carried out.
+    NotDone(ErrorBody),
+    /// Perhaps carried out.
+    Perhaps(String),
+}
+
+impl Client {
+    /// A client of the cluster that `nodes` (each `host:port` of a node's HTTP interface) belong to.
+    ///
+    /// # Errors
+    /// Where there is no node or an address is none.
+    pub fn new(nodes: &[String]) -> Result<Self, ClientError> {
+        if nodes.is_empty() {
+            return Err(ClientError::Input("give the address of at least one node".into()));
+        }
+        for node in nodes {
+            host_and_port(node).map_err(ClientError::Input)?;
+        }
+        Ok(Self {
+            http: http().map_err(|e| ClientError::Input(format!("no HTTP client: {e}")))?,
+            nodes: nodes.to_vec(),
+            leader: Mutex::default(),
+            next: AtomicUsize::default(),
+            timeout: Duration::from_secs(10),
+            repeating: false,
+        })
+    }
+
+    /// How long a request may take in all, at most a minute. Default: 10 s.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout.clamp(Duration::from_millis(1), Duration::from_millis(MAX_TIMEOUT_MS));
+        self
+    }
+
+    /// Repeats puts and deletes of unknown outcome too, until one is confirmed. Each may then happen several times, so this
+    /// is right only where nobody else changes the same keys and the number of changes does not matter. Conditional
+    /// changes are never repeated.
+    #[must_use]
+    pub fn repeating(mut self) -> Self {
+        self.repeating = true;
+        self
+    }
+
+    /// Sets a key.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn put(&self, key: &str, value: Bytes) -> Result<Revisions, ClientError> {
+        check_value(&value)?;
+        let answer = self.ask(Ask {
+            method: Method::PUT,
+            target: key_target(key)?,
+            body: value,
+            repeatable: self.repeating,
+        });
+        parse(&answer.await?, true)
+    }
+
+    /// Sets a key if it is as expected.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`ErrorCode::Mismatch`] where it is not.
+    pub async fn compare_and_swap(
+        &self,
+        key: &str,
+        expected: &Expected,
+        value: Bytes,
+    ) -> Result<Revisions, ClientError> {
+        check_value(&value)?;
+        let target = format!("{}?{}", key_target(key)?, condition(expected)?);
+        let answer = self.ask(Ask { method: Method::PUT, target, body: value, repeatable: false });
+        parse(&answer.await?, true)
+    }
+
+    /// Removes a key, if it is as expected where that is said. Gives the store's revision after it.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`ErrorCode::NotFound`] where there is no such key.
+    pub async fn delete(&self, key: &str, expected: Option<&Expected>) -> Result<u64, ClientError> {
+        let mut target = key_target(key)?;
+        if let Some(expected) = expected {
+            target = format!("{target}?{}", condition(expected)?);
+        }
+        let repeatable = self.repeating && expected.is_none();
+        let answer = self.ask(Ask { method: Method::DELETE, target, body: Bytes::new(), repeatable }).await?;
+        parse::<DeletedBody>(&answer, true).map(|body| body.revision)
+    }
+
+    /// Reads a key, linearizably: every change confirmed before is seen. With `stale`, from the state of whichever node is
+    /// asked, which may lag.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; never unknown.
+    pub async fn get(&self, key: &str, stale: bool) -> Result<Option<Pair>, ClientError> {
+        let target = format!("{}{}", key_target(key)?, if stale { "?stale=true" } else { "" });
+        match self.ask(read(target)).await {
+            Ok(answer) => {
+                let number = |name| {
+                    answer.headers.get(name).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok())
+                };
+                let revisions = Revisions {
+                    create_revision: number(CREATE_REVISION_HEADER).ok_or_else(strange)?,
+                    modify_revision: number(MODIFY_REVISION_HEADER).ok_or_else(strange)?,
+                    version: number(VERSION_HEADER).ok_or_else(strange)?,
+                };
+                Ok(Some(Pair { key: key.to_owned(), value: answer.body, revisions }))
+            }
+            Err(ClientError::Refused(body)) if body.error == ErrorCode::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads keys in order, linearizably unless `stale`.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; never unknown.
+    pub async fn scan(&self, range: &Range, stale: bool) -> Result<PageBody, ClientError> {
+        let encode = |text: &str| percent_encode(text.as_bytes());
+        let mut target = format!(
+            "/kv?limit={}&from={}&prefix={}",
+            range.limit,
+            encode(&range.from),
+            encode(&range.prefix)
+        );
+        if let Some(to) = &range.to {
+            target = format!("{target}&to={}", encode(to));
+        }
+        if stale {
+            target.push_str("&stale=true");
+        }
+        parse(&self.ask(read(target)).await?, false)
+    }
+
+    /// Asks one node, of those given at [`Self::new`] the one at `place`, how it is.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; never unknown.
+    pub async fn status(&self, place: usize) -> Result<StatusBody, ClientError> {
+        let node = self.nodes.get(place).ok_or_else(|| ClientError::Input("there is no such node".into()))?;
+        let ask = read("/status".to_owned());
+        match self.attempt(&ask, node, self.timeout.min(ATTEMPT_TIMEOUT)).await {
+            Ok(answer) => parse(&answer, false),
+            Err(Miss::NotDone(error)) => Err(ClientError::Refused(error)),
+            Err(Miss::Perhaps(message)) => Err(ClientError::refused(ErrorCode::Unavailable, message)),
+        }
+    }
+
+    /// Has the first of the nodes found a cluster. Safe to repeat with the same members.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`ErrorCode::Conflict`] where the node belongs to another cluster already.
+    pub async fn init(&self, body: &InitBody) -> Result<InitBody, ClientError> {
+        let encoded = serde_json::to_vec(body).map_err(|e| ClientError::Input(e.to_string()))?;
+        let ask = Ask {
+            method: Method::POST,
+            target: "/init".to_owned(),
+            body: Bytes::from(encoded),
+            repeatable: false,
+        };
+        let Some(node) = self.nodes.first() else { return Err(strange()) };
+        match self.attempt(&ask, node, self.timeout).await {
+            Ok(answer) => parse(&answer, true),
+            Err(Miss::NotDone(error)) => Err(ClientError::Refused(error)),
+            Err(Miss::Perhaps(message)) => Err(ClientError::Unknown(message)),
+        }
+    }
+
+    /// Asks one node after the other until one answers or the time is up.
+    async fn ask(&self, ask: Ask) -> Result<Answer, ClientError> {
+        let deadline = Instant::now() + self.timeout;
+        let mut backoff = Backoff::default();
+        // Whether an earlier attempt may have been carried out: then no later refusal makes it undone.
+        let mut perhaps = None;
+        loop {
+            let node = self.choose();
+            let left = deadline.saturating_duration_since(Instant::now());
+            let limit = if ask.repeatable { left.min(ATTEMPT_TIMEOUT) } else { left };
+            let refused = match self.attempt(&ask, &node, limit).await {
+                Ok(answer) if answer.status.is_success() => return Ok(answer),
+                Ok(answer) => {
+                    let error = error_of(&answer, ask.method == Method::GET);
+                    let again = match &error {
+                        ClientError::Refused(body) => {
+                            matches!(
+                                body.error,
+                                ErrorCode::Unavailable | ErrorCode::Overloaded | ErrorCode::Failed
+                            )
+                        }
+                        ClientError::Unknown(message) => {
+                            perhaps = Some(message.clone());
+                            ask.repeatable
+                        }
+                        ClientError::Input(_) => false,
+                    };
+                    if !again {
+                        return Err(error);
+                    }
+                    error
+                }
+                Err(Miss::NotDone(error)) => ClientError::Refused(error),
+                Err(Miss::Perhaps(message)) => {
+                    perhaps = Some(message.clone());
+                    if !ask.repeatable {
+                        return Err(ClientError::Unknown(message));
+                    }
+                    ClientError::Unknown(message)
+                }
+            };
+            self.forget(&node);
+            let pause = backoff.next();
+            if Instant::now() + pause >= deadline {
+                return Err(match (perhaps, ask.method == Method::GET) {
+                    (Some(message), false) => ClientError::Unknown(message),
+                    (Some(message), true) => ClientError::refused(ErrorCode::Unavailable, message),
+                    (None, _) => refused,
+                });
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn attempt(&self, ask: &Ask, node: &str, limit: Duration) -> Result<Answer, Miss> {
+        // The node gives up a little earlier, so that its word comes before the client's guess.
+        let node_limit = limit.mul_f32(0.9).as_millis().max(1) as u64;
+        let request = self
+            .http
+            .request(ask.method.clone(), format!("http://{node}{}", ask.target))
+            .header(TIMEOUT_HEADER, node_limit)
+            .timeout(limit)
+            .body(ask.body.clone());
+        let miss = |error: reqwest::Error| {
+            if error.is_connect() || error.is_builder() {
+                let message = format!("cannot reach the node at {node}: {}", cause(&error));
+                Miss::NotDone(ErrorBody::new(ErrorCode::Unavailable, message))
+            } else {
+                Miss::Perhaps(format!("the node at {node} did not answer: {}", cause(&error)))
+            }
+        };
+        let mut response = request.send().await.map_err(miss)?;
+        let status = response.status();
+        let headers = std::mem::take(response.headers_mut());
+        if let Some(leader) = headers.get(LEADER_HEADER).and_then(|leader| leader.to_str().ok())
+            && host_and_port(leader).is_ok()
+        {
+            self.remember(leader);
+        }
+        let body = read_body(response).await.map_err(miss)?;
+        Ok(Answer { status, headers, body })
+    }
+
+    /// The leader where it is known, else one node after the other.
+    fn choose(&self) -> String {
+        if let Ok(leader) = self.leader.lock()
+            && let Some(leader) = leader.as_ref()
+        {
+            return leader.clone();
+        }
+        let place = self.next.fetch_add(1, Ordering::Relaxed) % self.nodes.len();
+        self.nodes[place].clone()
+    }
+
+    fn remember(&self, node: &str) {
+        if let Ok(mut leader) = self.leader.lock()
+            && leader.as_deref() != Some(node)
+        {
+            *leader = Some(node.to_owned());
+        }
+    }
+
+    /// The node did not serve: it is not taken for the leader any more.
+    fn forget(&self, node: &str) {
+        if let Ok(mut leader) = self.leader.lock()
+            && leader.as_deref() == Some(node)
+        {
+            *leader = None;
+        }
+    }
+}
+
+/// The HTTP client below the nodes and the client: no proxy, no redirects, nothing repeated by itself.
+pub(crate) fn http() -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(Duration::from_secs(20))
+        .tcp_nodelay(true)
+        .build()
+}
+
+/// Reads a response's body, up to [`MAX_BODY_BYTES`].
+pub(crate) async fn read_body(mut response: Response) -> Result<Bytes, reqwest::Error> {
+    let Some(first) = response.chunk().await? else { return Ok(Bytes::new()) };
+    let Some(second) = response.chunk().await? else { return Ok(first) };
+    let mut body = BytesMut::from(first);
+    body.extend_from_slice(&second);
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > MAX_BODY_BYTES {
+            // What is cut off does not parse, and is reported as such.
+            break;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+/// Waits that double from 10 ms to 320 ms, each drawn from half of itself up to itself so that many do not come at once.
+#[derive(Debug, Default)]
+pub(crate) struct Backoff {
+    tries: u32,
+}
+
+impl Backoff {
+    pub(crate) fn next(&mut self) -> Duration {
+        let longest = 10_u64 << self.tries.min(5);
+        self.tries = self.tries.saturating_add(1);
+        Duration::from_millis(fastrand::u64(longest / 2..=longest))
+    }
+}
+
+fn key_target(key: &str) -> Result<String, ClientError> {
+    check_key(key)?;
+    Ok(format!("/kv/{}", percent_encode(key.as_bytes())))
+}
+
+fn condition(expected: &Expected) -> Result<String, ClientError> {
+    match expected {
+        Expected::Revision(revision) => Ok(format!("if_revision={revision}")),
+        Expected::Value(value) => {
+            check_value(value)?;
+            let text = std::str::from_utf8(value).map_err(|_| {
+                ClientError::Input("an expected value must be UTF-8: expect a revision".into())
+            })?;
+            Ok(format!("if_value={}", percent_encode(text.as_bytes())))
+        }
+    }
+}
+
+fn read(target: String) -> Ask {
+    Ask { method: Method::GET, target, body: Bytes::new(), repeatable: true }
+}
+
+fn strange() -> ClientError {
+    ClientError::refused(ErrorCode::Failed, "the answer is not one of a raft-kv node: check the address")
+}
+
+fn parse<T: DeserializeOwned>(answer: &Answer, write: bool) -> Result<T, ClientError> {
+    if !answer.status.is_success() {
+        return Err(error_of(answer, !write));
+    }
+    serde_json::from_slice(&answer.body)
+        .map_err(|_| if write { ClientError::Unknown(strange().to_string()) } else { strange() })
+}
+
+/// The error that a node answered with. Whatever else answers in its place may have passed a change on.
+fn error_of(answer: &Answer, read: bool) -> ClientError {
+    match serde_json::from_slice::<ErrorBody>(&answer.body) {
+        Ok(body) if body.error == ErrorCode::Unknown && !read => ClientError::Unknown(body.message),
+        // A read changes nothing: there is nothing to be unknown.
+        Ok(body) if body.error == ErrorCode::Unknown => {
+            ClientError::refused(ErrorCode::Unavailable, body.message)
+        }
+        Ok(body) => ClientError::Refused(body),
+        Err(_) if read => strange(),
+        Err(_) => ClientError::Unknown(strange().to_string()),
+    }
+}
+
+/// The innermost reason of an error: what the system said.
+fn cause(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "the time is up".to_owned();
+    }
+    let mut inner: &dyn std::error::Error = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}

@@ -123,7 +123,7 @@ pub struct AppendRequest {
 pub struct AppendResponse {
     /// The follower's term. The leader takes an answer only if it is its own term.
     pub term: Term,
-    /// The highest [`AppendRequest::round`] seen from this leader.
+    /// The highest [`AppendRequest::round`] seen from this leader in this term; 0 in [`AppendOutcome::Stale`].
     pub round: u64,
     /// What became of it.
     pub outcome: AppendOutcome,

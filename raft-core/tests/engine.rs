@@ -231,3 +231,27 @@ fn a_leader_whose_disk_stalls_lets_another_lead() {
     let commit = cluster.engine(leader.0).commit();
     assert_eq!(cluster.engine(1).commit(), commit);
 }
+
+/// A request of this leader's own earlier term, delivered late, is answered in the present term: that is no echo of a round of it.
+#[test]
+fn a_stale_answer_confirms_no_read() {
+    use raft_core::message::{AppendOutcome, AppendResponse, Envelope, Message};
+
+    let mut cluster = Cluster::new(3);
+    let now = cluster.now;
+    cluster.engine(1).bootstrap(members(3), now).unwrap();
+    cluster.settle();
+    let answer = |outcome| Envelope {
+        group: GroupId(0),
+        from: Peer { node: NodeId(2), incarnation: Incarnation(102) },
+        to: Peer { node: NodeId(1), incarnation: Incarnation(101) },
+        message: Message::AppendResponse(AppendResponse { term: 1, round: 1, outcome }),
+    };
+    let read = cluster.engine(1).read(now).unwrap();
+    let _heartbeats = cluster.engine(1).ready(now);
+    cluster.engine(1).step(answer(AppendOutcome::Stale), now);
+    assert!(cluster.engine(1).ready(now).reads.is_empty());
+    let last = cluster.engine(1).last().index;
+    cluster.engine(1).step(answer(AppendOutcome::Accepted { matched: last, received: last }), now);
+    assert_eq!(cluster.engine(1).ready(now).reads[0].id, read);
+}

@@ -127,8 +127,7 @@ impl Engine {
 
     pub(super) fn on_append_request(&mut self, from: Peer, request: AppendRequest) {
         if request.term < self.term {
-            let stale =
-                AppendResponse { term: self.term, round: request.round, outcome: AppendOutcome::Stale };
+            let stale = AppendResponse { term: self.term, round: 0, outcome: AppendOutcome::Stale };
             self.send(from, Message::AppendResponse(stale));
             return;
         }

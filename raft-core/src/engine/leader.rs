@@ -117,6 +117,10 @@ impl Engine {
         if response.term < self.term && !self.has(Planted::LateResponse) {
             return;
         }
+        // The peer answers a request of an earlier term, perhaps this node's own: its round is not of this term either.
+        if response.outcome == AppendOutcome::Stale {
+            return;
+        }
         let last = self.log.last_index();
         let (leaks, never_resends) = (self.has(Planted::WindowLeaked), self.has(Planted::NeverResend));
         let Role::Leader(leader) = &mut self.role else { return };

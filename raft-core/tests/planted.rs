@@ -11,7 +11,7 @@ use raft_core::testing::script;
 use raft_core::testing::sim::{self, Options};
 
 /// More seeds than most of the bugs need; the others are for the scripts.
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 30;
 
 #[test]
 fn every_planted_bug_is_caught() {
@@ -33,4 +33,15 @@ fn every_planted_bug_is_caught() {
         }
     }
     assert!(missed.is_empty(), "neither scripts nor {SEEDS} seeds catch {missed:?}");
+}
+
+#[test]
+fn a_retried_fsync_is_caught() {
+    let caught = (0..200).find_map(|seed| {
+        let mut options = Options::new(seed).events(5_000);
+        options.retry_fsync = true;
+        sim::run(&options).err()
+    });
+    let failure = caught.expect("a seed in which a write fails");
+    println!("retried fsync: {} seeds: {}", failure.seed + 1, failure.broken.property);
 }

@@ -231,6 +231,12 @@ impl Disk {
         }
     }
 
+    /// A write failed, and whoever retried it was told that it is durable, though the system had dropped its pages: what a
+    /// retried fsync does. To prove that it is caught.
+    pub fn forget(&mut self, number: u64) {
+        self.in_flight.retain(|write| write.number != number);
+    }
+
     /// Power fails: the first `keep` writes on their way were durable after all, the others are lost.
     ///
     /// # Errors

@@ -40,12 +40,14 @@ pub struct Options {
     pub keep_lines: usize,
     /// A bug in every engine, to prove that it is caught.
     pub planted: Option<Planted>,
+    /// A failed write is retried and taken for done, as by a store that retries an fsync: also to prove that it is caught.
+    pub retry_fsync: bool,
 }
 
 impl Options {
     /// 20,000 events of a seed, in silence.
     pub const fn new(seed: u64) -> Self {
-        Self { seed, events: 20_000, print: false, keep_lines: 0, planted: None }
+        Self { seed, events: 20_000, print: false, keep_lines: 0, planted: None, retry_fsync: false }
     }
 
     /// The same with a bug in every engine.

@@ -481,7 +481,10 @@ impl World {
     fn begin_write(&mut self, node: usize, number: u64) -> Result<(), Broken> {
         self.trace.mark([5, node as u64, number, 0]);
         self.trace.count("writes");
-        if self.random.chance(self.settings.disk_failure) {
+        let failed = self.random.chance(self.settings.disk_failure);
+        if failed && self.options.retry_fsync {
+            self.cluster.nodes[node].disk.forget(number);
+        } else if failed {
             let keep = self.random_keep(node);
             return self.crash(node, keep, "disk failure");
         }

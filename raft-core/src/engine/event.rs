@@ -119,6 +119,15 @@ impl fmt::Display for Refusal {
     }
 }
 
+impl fmt::Display for FoundingEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AlreadyFounded { by } => write!(f, "node {by} already belongs to a cluster"),
+            Self::Overtaken => f.write_str("another node's founding came first"),
+        }
+    }
+}
+
 /// Why founding a cluster was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

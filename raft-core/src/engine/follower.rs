@@ -34,6 +34,11 @@ impl Engine {
             Role::Follower(before) if self.has(Planted::VerifiedKept) => before.verified,
             _ => self.commit,
         };
+        // Only a vote granted or a leader heard puts an election off (paper, 5.2): a candidate that is refused does not.
+        let deadline = match &self.role {
+            Role::Follower(before) if before.deadline > self.now => before.deadline,
+            _ => self.election_deadline(),
+        };
         if let Role::Leader(led) = std::mem::take(&mut self.role) {
             self.failed_reads.extend(led.reads.all());
         }
@@ -44,7 +49,7 @@ impl Engine {
         }
         self.leader = leader;
         self.role = Role::Follower(Follower {
-            deadline: self.election_deadline(),
+            deadline,
             heard_at: None,
             verified,
             acked: 0,
@@ -56,12 +61,9 @@ impl Engine {
         self.events.push(Event::Following { term: self.term, leader: leader.map(|peer| peer.node) });
     }
 
-    /// Whether a vote against the current leader is to be withheld, because it was heard within an election timeout
+    /// Whether the current leader was heard within an election timeout, so that no vote is to be given against it
     /// (thesis, 4.2.3).
-    fn protects_leader(&self) -> bool {
-        if !self.config.check_quorum {
-            return false;
-        }
+    fn hears_leader(&self) -> bool {
         match &self.role {
             Role::Leader(_) => true,
             Role::Follower(follower) => {
@@ -77,7 +79,9 @@ impl Engine {
     pub(super) fn on_vote_request(&mut self, from: Peer, request: VoteRequest) {
         let refusal =
             |term| Message::VoteResponse(VoteResponse { term, granted: false, pre_vote: request.pre_vote });
-        if request.term < self.term || (self.protects_leader() && !request.transfer) {
+        let protects =
+            (request.pre_vote || self.config.check_quorum) && !request.transfer && self.hears_leader();
+        if request.term < self.term || protects {
             self.send(from, refusal(self.term));
             return;
         }
@@ -222,11 +226,12 @@ impl Engine {
         let verified = if unverified { self.log.last_index() } else { follower.verified };
         // A promise counts only in a term that this node cannot forget.
         let matched = if self.durable.term == self.term || early { durable.min(verified) } else { 0 };
-        let accepted = (follower.owed || matched > follower.acked).then(|| {
+        // Beside a refusal a grown match can wait for the next answer: the leader would take it for the probe's.
+        let accepted = (follower.owed || (matched > follower.acked && conflict.is_none())).then(|| {
             follower.owed = false;
-            follower.acked = follower.acked.max(matched);
             AppendOutcome::Accepted { matched, received: follower.verified }
         });
+        follower.acked = follower.acked.max(matched);
         let (term, round) = (self.term, follower.round);
         for outcome in conflict.into_iter().chain(accepted) {
             if let Role::Follower(follower) = &mut self.role {

@@ -38,7 +38,7 @@ use crate::config::{Config, ConfigError};
 use crate::log::Log;
 use crate::membership::{Membership, MembershipError};
 use crate::message::{Envelope, Message};
-use crate::progress::{Flow, PeerFetch};
+use crate::progress::PeerFetch;
 use crate::random::Random;
 use crate::types::{Entry, EntryId, GroupId, Incarnation, Index, NodeId, Payload, Peer, Term, Time};
 use crate::write::LogState;
@@ -420,7 +420,7 @@ impl Engine {
                     let status = PeerStatus {
                         matched: peer.matched,
                         next: peer.next,
-                        inflight: peer.inflights.len() + usize::from(peer.flow == Flow::Probe { sent: true }),
+                        inflight: peer.inflights.len(),
                         active: self.now < peer.heard_at.saturating_add(self.config.election_timeout),
                     };
                     (node, status)

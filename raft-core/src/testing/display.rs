@@ -136,6 +136,6 @@ pub fn event(event: &Event) -> String {
         }
         Event::Refused { from, reason } => format!("refuses a message of {}: {reason}", from.node),
         Event::Founding => "founds the cluster".to_owned(),
-        Event::FoundingEnded { reason } => format!("founds no more: {reason:?}"),
+        Event::FoundingEnded { reason } => format!("founds no more: {reason}"),
     }
 }

@@ -439,12 +439,12 @@ mod tests {
             let mut calls = history(seed, 20_000, 8, 16);
             good(&calls);
             // A read near the end sees a value that was overwritten long before.
-            let stale = calls.iter().find_map(|c| match c.operation {
+            let stale = calls.iter().filter(|c| c.returned.is_some()).find_map(|c| match c.operation {
                 Operation::Put(value) => Some(value),
                 _ => None,
             });
-            let read = calls.iter_mut().rev().find(|c| matches!(c.operation, Operation::Get(_))).unwrap();
-            read.operation = Operation::Get(stale);
+            let is_read = |c: &&mut Call| c.returned.is_some() && matches!(c.operation, Operation::Get(_));
+            calls.iter_mut().rev().find(is_read).unwrap().operation = Operation::Get(stale);
             bad(&calls);
         }
     }

@@ -62,6 +62,11 @@ impl Node {
         self.peer.node
     }
 
+    /// Who it is, on which data folder.
+    pub const fn peer(&self) -> Peer {
+        self.peer
+    }
+
     /// Which run of its process this is, counted from 1.
     pub const fn run(&self) -> u64 {
         self.run
@@ -94,6 +99,14 @@ impl Node {
             now,
         })?);
         Ok(())
+    }
+
+    /// The process dies and its data folder is lost: what starts next is blank, under another mark.
+    pub fn wipe(&mut self) {
+        const NEXT_FOLDER: u64 = 0x1_0000;
+        self.engine = None;
+        self.disk = Disk::default();
+        self.peer.incarnation.0 += NEXT_FOLDER;
     }
 
     /// The process dies; of the writes on their way, the first `keep` were durable after all.

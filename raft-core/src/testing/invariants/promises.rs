@@ -24,16 +24,14 @@ pub(super) fn check(view: &View<'_>, envelope: &Envelope, logs: &Logs) -> Result
                 ));
             }
         }
-        Message::VoteResponse(m) if m.granted && !m.pre_vote => {
-            if !backed(m.term, envelope.to.node) {
-                return Err(Broken::new(
-                    "a vote leaves when it is durable",
-                    format!(
-                        "{} votes for {} in term {}; durable is {durable:?}",
-                        view.node, envelope.to.node, m.term
-                    ),
-                ));
-            }
+        Message::VoteResponse(m) if m.granted && !m.pre_vote && !backed(m.term, envelope.to.node) => {
+            return Err(Broken::new(
+                "a vote leaves when it is durable",
+                format!(
+                    "{} votes for {} in term {}; durable is {durable:?}",
+                    view.node, envelope.to.node, m.term
+                ),
+            ));
         }
         Message::AppendResponse(m) => {
             let AppendOutcome::Accepted { matched, received } = m.outcome else { return Ok(()) };

@@ -1,5 +1,6 @@
 //! The commands of scripts.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,11 +8,11 @@ use bytes::Bytes;
 use super::stage::{DiskMode, Link, Stage, Traffic};
 use crate::config::Config;
 use crate::engine::{ProposeError, ReadError};
-use crate::message::Envelope;
+use crate::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message};
 use crate::testing::cluster::Cluster;
 use crate::testing::disk::{Image, entries_of_terms, founded_outline};
 use crate::testing::display;
-use crate::types::{HardState, NodeId};
+use crate::types::{Entry, EntryId, GroupId, HardState, NodeId, Payload};
 
 type Words<'a> = &'a [&'a str];
 
@@ -28,7 +29,7 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
     match name {
         "cluster" => cluster(words, stage),
         "logs" => logs(words, stage),
-        "bootstrap" => bootstrap(node(words, 0)?, stage),
+        "bootstrap" => bootstrap(words, stage),
         "propose" => propose(words, stage),
         "read" => read(node(words, 0)?, stage),
         "deliver" => deliver(words, stage),
@@ -45,6 +46,8 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         "written" => written(words, stage),
         "crash" => crash(words, stage),
         "restart" => start(node(words, 0)?, stage),
+        "wipe" => wipe(node(words, 0)?, stage),
+        "forge" => forge(words, stage),
         "tick" => tick(words, stage),
         "timeout" => {
             stage.timeout(node(words, 0)?)?;
@@ -79,7 +82,7 @@ fn cluster(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
         }
     }
     config.validate().map_err(|e| e.to_string())?;
-    *stage = Stage::new(stage.planted);
+    stage.reset();
     stage.cluster = Some(if blank { Cluster::blank(size, &config) } else { Cluster::founded(size, &config) });
     stage.quietly(|stage| stage.nodes().into_iter().try_for_each(|node| start(node, stage)))
 }
@@ -138,10 +141,14 @@ fn logs(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     stage.quietly(|stage| start(id, stage))
 }
 
-fn bootstrap(id: NodeId, stage: &mut Stage) -> Result<(), String> {
+/// `bootstrap 1` with all nodes as members, `bootstrap 1 1 2` with these.
+fn bootstrap(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let id = node(words, 0)?;
     let place = stage.place(id)?;
     let now = stage.clock(id);
-    let members = Cluster::founders(stage.nodes().len());
+    let chosen = chosen(&words[1..], stage)?;
+    let mut members = Cluster::founders(stage.nodes().len());
+    members.retain(|member, _| chosen.contains(member));
     let result = stage.cluster()?.nodes[place].engine_mut().map(|engine| engine.bootstrap(members, now));
     if let Some(Err(refused)) = result {
         stage.print(format!("bootstrap refused: {refused:?}"));
@@ -334,6 +341,55 @@ fn start(id: NodeId, stage: &mut Stage) -> Result<(), String> {
         stage.report(&broken);
     }
     stage.pump(id).map(drop)
+}
+
+/// `wipe 3`: the node gets a blank disk, in a data folder that nobody knows; it starts.
+fn wipe(id: NodeId, stage: &mut Stage) -> Result<(), String> {
+    let place = stage.place(id)?;
+    stage.cluster()?.nodes[place].wipe();
+    start(id, stage)
+}
+
+/// `forge 3->2 append t1 prev 1.1 [1.3] commit 1`: puts on the network what no engine would send, `heartbeat` without entries
+/// and `accepted t1 matched 9` likewise.
+fn forge(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let (from, to) = link(words.first().ok_or("forge 3->2 heartbeat t1 prev 1.1 commit 1")?)?;
+    let mut numbers = BTreeMap::new();
+    let mut ids = Vec::new();
+    let mut name = "";
+    for word in words.get(2..).unwrap_or_default() {
+        let word = word.trim_matches(['[', ']']);
+        let id = word.split_once('.').and_then(|(t, i)| Some(EntryId::new(t.parse().ok()?, i.parse().ok()?)));
+        if let Some(id) = id {
+            ids.push(id);
+        } else if let Ok(number) = word.parse::<u64>() {
+            numbers.insert(name, number);
+        } else if let Some(term) = word.strip_prefix('t').and_then(|term| term.parse().ok()) {
+            numbers.insert("term", term);
+        } else {
+            name = word;
+        }
+    }
+    let number = |name| numbers.get(name).copied().unwrap_or(0);
+    let (term, round) = (number("term"), number("round"));
+    let message = match words.get(1) {
+        Some(&"append" | &"heartbeat") if !ids.is_empty() => {
+            let prev = ids.remove(0);
+            let entries = ids.into_iter().map(|id| Entry { id, payload: Payload::Noop }).collect();
+            Message::AppendRequest(AppendRequest { term, prev, entries, commit: number("commit"), round })
+        }
+        Some(&"accepted") => {
+            let (matched, received) = (number("matched"), number("received").max(number("matched")));
+            let outcome = AppendOutcome::Accepted { matched, received };
+            Message::AppendResponse(AppendResponse { term, round, outcome })
+        }
+        _ => return Err("an append, a heartbeat or an accepted is forged".to_owned()),
+    };
+    let (from, to) = (stage.place(from)?, stage.place(to)?);
+    let nodes = &stage.cluster()?.nodes;
+    let (from, to) = (nodes[from].peer(), nodes[to].peer());
+    stage.network.push(Envelope { group: GroupId::default(), from, to, message });
+    Ok(())
 }
 
 /// `tick 1 60` moves one clock by 60 ms, `tick 60` all of them.

@@ -58,6 +58,11 @@ impl Stage {
         Self { planted, ..Self::default() }
     }
 
+    /// Clears the stage; what was printed stays.
+    pub(super) fn reset(&mut self) {
+        *self = Self { quiet: self.quiet, output: self.take_output(), ..Self::new(self.planted) };
+    }
+
     pub(super) fn take_output(&mut self) -> Vec<String> {
         std::mem::take(&mut self.output)
     }

@@ -291,6 +291,7 @@ impl World {
                 waiting.proposals.insert(id.index, (id.term, call));
             }),
         };
+        self.event += u64::from(taken.is_ok());
         self.trace.mark([10, node as u64, call as u64, u64::from(taken.is_ok())]);
         self.trace.line(
             self.event,

@@ -31,7 +31,8 @@ pub struct Options {
     /// Decides everything.
     pub seed: u64,
     /// How many events happen with faults, before the calm at the end. An event is a message that arrives, a write that
-    /// completes, a deadline, a client's call, or a fault.
+    /// completes, a batch that is applied or read back, a deadline, a call that is taken, a start, or a fault; what comes
+    /// to nothing is not counted.
     pub events: u64,
     /// Prints every line of the trace as it happens.
     pub print: bool,

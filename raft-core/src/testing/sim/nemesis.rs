@@ -3,6 +3,9 @@
 use super::world::{Event, World};
 use crate::testing::invariants::Broken;
 
+/// Does its damage, to the node drawn where it is about one.
+type Fault = fn(&mut World, usize) -> Result<(), Broken>;
+
 impl World {
     pub(super) fn plan_nemesis(&mut self) {
         let pause = self.settings.nemesis_pause;
@@ -18,7 +21,7 @@ impl World {
         }
         let weights = self.settings.nemesis;
         let size = self.settings.size;
-        let faults: [(u64, fn(&mut Self, usize) -> Result<(), Broken>); 10] = [
+        let faults: [(u64, Fault); 10] = [
             (weights.crash, Self::crash_one),
             (weights.crash_all, Self::crash_all),
             (weights.pause, Self::pause),
@@ -123,6 +126,7 @@ impl World {
     fn nemesis_did(&mut self, name: &'static str, nodes: &[usize]) {
         let node = nodes.first().copied().unwrap_or(usize::MAX);
         self.trace.count(name);
+        self.event += 1;
         self.trace.mark([9, node as u64, self.now, 0]);
         self.trace.line(self.event, self.now, node, "fault", name);
     }

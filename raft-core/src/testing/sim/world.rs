@@ -252,7 +252,6 @@ impl World {
             self.plan(host.paused_until - at, event);
             return Ok(());
         }
-        self.event += 1;
         match event {
             Event::Deliver(envelope) => self.deliver(*envelope),
             Event::Written { node, run, number } if run == self.run_of(node) && self.is_up(node) => {
@@ -294,6 +293,7 @@ impl World {
             self.trace.count("messages lost at a cut or a dead node");
             return Ok(());
         }
+        self.event += 1;
         self.trace.mark([1, to as u64, envelope.message.term().unwrap_or(0), self.now]);
         if self.trace.wants_lines() {
             self.trace.line(self.event, self.now, to, "receives", display::envelope(&envelope));
@@ -306,6 +306,7 @@ impl World {
     }
 
     fn written(&mut self, node: usize, number: u64) -> Result<(), Broken> {
+        self.event += 1;
         self.trace.mark([2, node as u64, number, self.now]);
         self.trace.line(self.event, self.now, node, "written", format_args!("w{number}"));
         if self.random.chance(self.settings.crash_at_write) {
@@ -330,6 +331,7 @@ impl World {
             last = Some(entry.index());
         }
         let Some(last) = last else { return Ok(()) };
+        self.event += 1;
         self.trace.mark([3, node as u64, last, self.cluster.nodes[node].applied.chain]);
         self.trace.line(self.event, self.now, node, "applied", format_args!("to {last}"));
         self.answer_reads(node, last);
@@ -381,6 +383,7 @@ impl World {
     }
 
     fn fetched(&mut self, node: usize, fetch: &Fetch) -> Result<(), Broken> {
+        self.event += 1;
         let entries = self.cluster.nodes[node].disk.image().read(&fetch.range, fetch.max_bytes);
         let now = self.local_time(node);
         if let Some(engine) = self.cluster.nodes[node].engine_mut() {
@@ -394,6 +397,7 @@ impl World {
         let now = self.local_time(node);
         let Some(engine) = self.cluster.nodes[node].engine_mut() else { return Ok(()) };
         if engine.deadline() <= now {
+            self.event += 1;
             let deadline = engine.deadline();
             engine.tick(now);
             let late = now.saturating_sub(deadline);
@@ -572,6 +576,7 @@ impl World {
 
     pub(super) fn start(&mut self, node: usize) -> Result<(), Broken> {
         let now = self.local_time(node);
+        self.event += 1;
         self.trace.mark([7, node as u64, self.now, 0]);
         self.trace.line(self.event, self.now, node, "starts", "");
         let seed = self.random.next();

@@ -23,8 +23,9 @@ const MAX_BODY_BYTES: usize = 64 << 20;
 /// Beyond this, an attempt that may be repeated is given up: the node may hang.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Longest wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest wait for a connection. No request is begun with less time than that left: else its time could run out before
+/// it is sent, and a change that nobody heard of would count as unknown.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A client of one cluster. Shared by reference among many tasks, it keeps one connection for each request under way.
 ///
@@ -40,6 +41,8 @@ pub struct Client {
     /// Whom to ask next where no leader is known.
     next: AtomicUsize,
     timeout: Duration,
+    /// [`CONNECT_TIMEOUT`], or less where the whole time is short.
+    connect_timeout: Duration,
     repeating: bool,
 }
 
@@ -116,11 +119,12 @@ impl Client {
             host_and_port(node).map_err(ClientError::Input)?;
         }
         Ok(Self {
-            http: http().map_err(|e| ClientError::Input(format!("no HTTP client: {e}")))?,
+            http: http(CONNECT_TIMEOUT).map_err(|e| ClientError::Input(format!("no HTTP client: {e}")))?,
             nodes: nodes.to_vec(),
             leader: Mutex::default(),
             next: AtomicUsize::default(),
             timeout: Duration::from_secs(10),
+            connect_timeout: CONNECT_TIMEOUT,
             repeating: false,
         })
     }
@@ -129,6 +133,12 @@ impl Client {
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout.clamp(Duration::from_millis(1), Duration::from_millis(MAX_TIMEOUT_MS));
+        let connect_timeout = CONNECT_TIMEOUT.min(self.timeout / 2);
+        if connect_timeout != self.connect_timeout
+            && let Ok(http) = http(connect_timeout)
+        {
+            (self.http, self.connect_timeout) = (http, connect_timeout);
+        }
         self
     }
 
@@ -308,7 +318,7 @@ impl Client {
             };
             self.forget(&node);
             let pause = backoff.next();
-            if Instant::now() + pause >= deadline {
+            if Instant::now() + pause + self.connect_timeout >= deadline {
                 return Err(match (perhaps, ask.method == Method::GET) {
                     (Some(message), false) => ClientError::Unknown(message),
                     (Some(message), true) => ClientError::refused(ErrorCode::Unavailable, message),
@@ -378,12 +388,12 @@ impl Client {
 }
 
 /// The HTTP client below the nodes and the client: no proxy, no redirects, nothing repeated by itself.
-pub(crate) fn http() -> Result<reqwest::Client, reqwest::Error> {
+pub(crate) fn http(connect_timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
-        .connect_timeout(CONNECT_TIMEOUT)
+        .connect_timeout(connect_timeout)
         .pool_idle_timeout(Duration::from_secs(20))
         .tcp_nodelay(true)
         .build()

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -101,4 +102,27 @@ async fn what_is_kept_goes_on_and_stops_as_told() {
     }
     wait_until("they stop", || nodes_in(folder.path()).is_empty());
     assert!(Path::new(report["folder"].as_str().unwrap()).join("node-1/log.redb").exists());
+}
+
+#[test]
+fn a_demo_that_fails_keeps_its_folder_and_shows_the_logs() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = program()
+        .arg("demo")
+        .env("TMPDIR", folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(demo.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("the cluster is founded")));
+    signal(nodes_in(folder.path())[0], "KILL");
+    let last: Vec<String> = lines.collect();
+    assert_eq!(demo.wait().unwrap().code(), Some(1), "{last:?}");
+    let kept = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    assert!(last.last().unwrap().contains("ended by itself"), "{last:?}");
+    assert!(last.last().unwrap().contains(path(&kept)), "{last:?}");
+    assert!(last.iter().any(|line| line.contains("last lines of")), "{last:?}");
+    assert!(kept.join("node-1.log").exists());
+    wait_until("the nodes are gone", || nodes_in(folder.path()).is_empty());
 }

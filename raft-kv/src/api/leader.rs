@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::server::{Api, respond};
 use super::{ErrorBody, ErrorCode, FORWARDED_HEADER, TIMEOUT_HEADER};
-use crate::client::{Backoff, read_body};
+use crate::client::{Backoff, CONNECT_TIMEOUT, read_body};
 use crate::command::{Command, Query};
 
 /// A read is asked again after this, even if its connection still stands: the leader may hang.
@@ -83,7 +83,7 @@ impl Api {
             };
             let pause = backoff.next();
             // A node that was taken for the leader and is not says so at once: the sender knows where to look.
-            if call.forwarded || Instant::now() + pause >= call.deadline {
+            if call.forwarded || Instant::now() + pause + CONNECT_TIMEOUT >= call.deadline {
                 return respond(&error);
             }
             tokio::time::sleep(pause).await;

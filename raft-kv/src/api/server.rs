@@ -24,6 +24,7 @@ use super::{
     ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MemberBody,
     PageBody, StatusBody, TIMEOUT_HEADER, VERSION_HEADER, host_and_port,
 };
+use crate::client::{CONNECT_TIMEOUT, http};
 use crate::command::{
     Answer, Command, Expected, MAX_SCAN_LIMIT, MAX_VALUE_BYTES, Query, Range, Reply, Revisions, Summary,
     check_key, check_value,
@@ -58,7 +59,7 @@ impl Api {
     /// # Errors
     /// Where no HTTP client can be made to reach the other nodes with.
     pub fn new(raft: Raft<Store>) -> Result<Self, reqwest::Error> {
-        Ok(Self { raft, http: crate::client::http()?, room: Semaphore::new(MAX_REQUESTS) })
+        Ok(Self { raft, http: http(CONNECT_TIMEOUT)?, room: Semaphore::new(MAX_REQUESTS) })
     }
 
     pub(super) fn raft(&self) -> &Raft<Store> {

@@ -117,15 +117,13 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> 
         Err(failure) => return Err(failure),
     }
     let watch = tokio::spawn(tell_fatal(raft.clone()));
-    let ended = tokio::select! {
-        () = stop.next() => None,
-        ended = &mut server => Some(ended),
+    let result = tokio::select! {
+        signal = stop.next() => {
+            info!("stopping: told to by {signal}");
+            Ok(())
+        }
+        _ = &mut server => Err(Failure::refused("the HTTP server ended by itself")),
     };
-    let result = match ended {
-        Some(_) => Err(Failure::refused("the HTTP server ended by itself")),
-        None => Ok(()),
-    };
-    info!("stopping");
     let _ = drain.send(());
     let stopped = async {
         if result.is_ok() && tokio::time::timeout(DRAIN, &mut server).await.is_err() {
@@ -137,7 +135,7 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> 
     };
     tokio::select! {
         () = stopped => info!("stopped"),
-        () = stop.next() => return Err(Failure::refused("told to stop twice: ended at once")),
+        _ = stop.next() => return Err(Failure::refused("told to stop twice: ended at once")),
     }
     watch.abort();
     result
@@ -207,10 +205,11 @@ impl StopSignals {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    async fn next(&mut self) {
+    /// Waits for one; gives its name.
+    async fn next(&mut self) -> &'static str {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
         }
     }
 }

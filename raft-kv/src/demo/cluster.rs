@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use raft_core::types::{ClusterId, NodeId};
-use raft_transport_quic::{CA_FILE, CERTIFICATE_FILE, DevCa, KEY_FILE};
+use raft_transport_quic::{CA_FILE, CERTIFICATE_FILE, CredentialsError, DevCa, KEY_FILE};
 
 use crate::api::{Founder, InitBody, StatusBody};
 use crate::cli::{DETACH, Failure, write_new};
@@ -45,35 +45,40 @@ struct Node {
 }
 
 impl Cluster {
-    /// Makes certificates and starts the nodes in `folder`.
-    pub(super) async fn start(folder: &Path) -> Result<Self, Failure> {
-        let ca = DevCa::new(ClusterId(fastrand::u128(1..))).map_err(|e| Failure::refused(e.to_string()))?;
+    /// Makes certificates for the nodes in `folder` and chooses their ports.
+    pub(super) fn prepare(folder: &Path) -> Result<Self, Failure> {
+        let failed = |e: CredentialsError| Failure::refused(e.to_string());
+        let ca = DevCa::new(ClusterId(fastrand::u128(1..))).map_err(failed)?;
         let mut cluster = Self { folder: folder.to_owned(), cluster: ca.cluster(), nodes: Vec::new() };
         for id in 1..=NODES as u64 {
-            let (certificate, key) = ca.issue_pem(NodeId(id)).map_err(|e| Failure::refused(e.to_string()))?;
+            let (certificate, key) = ca.issue_pem(NodeId(id)).map_err(failed)?;
             let certs = cluster.certs(id);
             write_new(&certs.join(CA_FILE), ca.ca_pem().as_bytes(), false)?;
             write_new(&certs.join(CERTIFICATE_FILE), certificate.as_bytes(), false)?;
             write_new(&certs.join(KEY_FILE), key.as_bytes(), true)?;
-            let (raft, http) = (free_address()?, free_address()?);
-            cluster.nodes.push(Node { id, raft, http, child: None });
+            cluster.nodes.push(Node { id, raft: free_address()?, http: free_address()?, child: None });
         }
+        Ok(cluster)
+    }
+
+    /// Starts the nodes and waits until each answers.
+    pub(super) async fn start(&mut self) -> Result<(), Failure> {
         for place in 0..NODES {
-            cluster.launch(place)?;
+            self.launch(place)?;
         }
         for place in 0..NODES {
             let mut tries = 1;
             // Another program may have taken a port since it was found free.
-            while let Err(failure) = cluster.wait_ready(place).await {
-                if tries == START_TRIES || cluster.is_running(place) {
+            while let Err(failure) = self.wait_ready(place).await {
+                if tries == START_TRIES || self.is_running(place) {
                     return Err(failure);
                 }
                 tries += 1;
-                (cluster.nodes[place].raft, cluster.nodes[place].http) = (free_address()?, free_address()?);
-                cluster.launch(place)?;
+                (self.nodes[place].raft, self.nodes[place].http) = (free_address()?, free_address()?);
+                self.launch(place)?;
             }
         }
-        Ok(cluster)
+        Ok(())
     }
 
     /// Founds the cluster: all nodes vote.

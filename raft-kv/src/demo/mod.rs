@@ -69,17 +69,14 @@ async fn perform(
     output: Output,
 ) -> Result<(), Failure> {
     progress.say(&format!("starting {NODES} nodes in {}", folder.path().display()));
-    let mut cluster = match Cluster::start(folder.path()).await {
-        Ok(cluster) => cluster,
-        Err(failure) => return Err(failure),
-    };
+    let mut cluster = Cluster::prepare(folder.path())?;
     let report = match demonstrate(args, input, &mut cluster, progress).await {
         Ok(report) => report,
         Err(failure) => {
             progress.end();
             let tails = cluster.log_tails();
             drop(cluster);
-            eprintln_all(&tails);
+            write_aside(&tails);
             let kept = folder.keep();
             return Err(Failure::refused(format!(
                 "{}; all files are kept in {}",
@@ -102,6 +99,7 @@ async fn demonstrate(
     cluster: &mut Cluster,
     progress: &mut Progress,
 ) -> Result<Report, Failure> {
+    cluster.start().await?;
     cluster.found().await?;
     let (leader, term) = await_leader(cluster, 0).await?;
     progress.say(&format!("the cluster is founded: node {leader} leads in term {term}"));
@@ -120,7 +118,7 @@ async fn demonstrate(
     let mut writing = Task(tokio::spawn(Arc::clone(&load).write_all(writers)));
     progress.begin("writing", rows.len());
 
-    follow(&mut writing, progress, || load.done(), rows.len() * 2 / 5).await?;
+    follow(cluster, &mut writing, progress, || load.done(), rows.len() * 2 / 5).await?;
     // The one that leads now: it may have changed since.
     let (killed, old_term) = await_leader(cluster, term).await?;
     let kill = Instant::now();
@@ -136,13 +134,13 @@ async fn demonstrate(
         kill.elapsed().as_secs_f64() * 1000.0
     ));
 
-    follow(&mut writing, progress, || load.done(), rows.len() * 7 / 10).await?;
-    let resumed = await_resumed(&mut writing, &load).await?;
+    follow(cluster, &mut writing, progress, || load.done(), rows.len() * 7 / 10).await?;
+    let resumed = await_resumed(cluster, &mut writing, &load).await?;
     report.failover_ms = resumed.duration_since(kill).as_secs_f64() * 1000.0;
     cluster.restart(killed).await?;
     progress.say(&format!("started node {killed} again after {} keys", load.done()));
 
-    follow(&mut writing, progress, || load.done(), rows.len()).await?;
+    follow(cluster, &mut writing, progress, || load.done(), rows.len()).await?;
     writing.join().await?;
     report.seconds = began.elapsed().as_secs_f64();
     report.writes_per_second = rows.len() as f64 / report.seconds;
@@ -152,7 +150,7 @@ async fn demonstrate(
     let check = Arc::new(Check::new(Arc::clone(&rows), &cluster.addresses())?);
     let mut checking = Task(tokio::spawn(Arc::clone(&check).read_all(writers)));
     progress.begin("checking", rows.len());
-    follow(&mut checking, progress, || check.done(), rows.len()).await?;
+    follow(cluster, &mut checking, progress, || check.done(), rows.len()).await?;
     let wrong = checking.join().await?;
     progress.end();
     report.keys_checked = rows.len();
@@ -170,9 +168,10 @@ async fn demonstrate(
 }
 
 /// Waits until a node leads in `term` or a later one.
-async fn await_leader(cluster: &Cluster, term: u64) -> Result<(u64, u64), Failure> {
+async fn await_leader(cluster: &mut Cluster, term: u64) -> Result<(u64, u64), Failure> {
     let deadline = Instant::now() + PATIENCE;
     loop {
+        cluster.check_running()?;
         if let Some((leader, leads_in)) = cluster.leader().await
             && leads_in >= term
         {
@@ -187,12 +186,14 @@ async fn await_leader(cluster: &Cluster, term: u64) -> Result<(u64, u64), Failur
 
 /// Waits until a task has come to `goal` or ended.
 async fn follow<T>(
+    cluster: &mut Cluster,
     task: &mut Task<T>,
     progress: &mut Progress,
     done: impl Fn() -> usize,
     goal: usize,
 ) -> Result<(), Failure> {
     while done() < goal && !task.0.is_finished() {
+        cluster.check_running()?;
         progress.at(done());
         tokio::time::sleep(LOOK).await;
     }
@@ -200,8 +201,13 @@ async fn follow<T>(
 }
 
 /// Waits until a write that began after the leader's death is confirmed.
-async fn await_resumed(writing: &mut Task<()>, load: &Load) -> Result<Instant, Failure> {
+async fn await_resumed(
+    cluster: &mut Cluster,
+    writing: &mut Task<()>,
+    load: &Load,
+) -> Result<Instant, Failure> {
     loop {
+        cluster.check_running()?;
         if let Some(resumed) = load.resumed_at() {
             return Ok(resumed);
         }
@@ -264,7 +270,7 @@ fn keep(mut report: Report, cluster: Cluster, folder: TempDir, output: Output) -
     output.result(&text, &report)
 }
 
-fn eprintln_all(text: &str) {
+fn write_aside(text: &str) {
     use std::io::Write as _;
     // If nobody can read it, the failure still shows in the exit code.
     let _ = std::io::stderr().write_all(text.as_bytes());

@@ -71,7 +71,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct ClientArgs {
     /// HTTP addresses of one or more nodes, host:port, separated by commas; any node will do.
-    #[arg(long, env = "RAFT_KV_NODES", value_delimiter = ',', value_parser = parse_address)]
+    #[arg(long, visible_alias = "node", env = "RAFT_KV_NODES", value_delimiter = ',', value_parser = parse_address)]
     #[arg(default_value = "127.0.0.1:8001")]
     nodes: Vec<String>,
     /// The longest to wait, in seconds, at most 60.

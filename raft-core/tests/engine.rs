@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft_core::engine::{EngineOptions, RoleName};
 use raft_core::log_store::LogState;
+use raft_core::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, VoteResponse};
 use raft_core::types::{Entry, Peer, Time};
 use raft_core::{Config, Engine, GroupId, Incarnation, NodeId, NodeInfo};
 
@@ -85,6 +86,16 @@ fn members(size: u64) -> BTreeMap<NodeId, NodeInfo> {
         .collect()
 }
 
+/// What node 2, running on folder `incarnation`, says to node 1.
+fn from_second(incarnation: u64, message: Message) -> Envelope {
+    Envelope {
+        group: GroupId(0),
+        from: Peer { node: NodeId(2), incarnation: Incarnation(incarnation) },
+        to: Peer { node: NodeId(1), incarnation: Incarnation(101) },
+        message,
+    }
+}
+
 #[test]
 fn a_founded_cluster_replicates_and_reads() {
     for size in [1, 2, 3, 4, 5, 9] {
@@ -131,14 +142,11 @@ fn an_idle_cluster_keeps_its_leader() {
 /// What a leader sends to `to`, and what comes back, with the follower's disk held.
 #[test]
 fn an_append_that_a_crash_forgot_is_sent_again() {
-    use raft_core::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message};
-
     let mut cluster = Cluster::new(3);
     let now = cluster.now;
     cluster.engine(1).bootstrap(members(3), now).unwrap();
     cluster.settle();
     let last = cluster.engine(1).last();
-    let peer = |node: u64| Peer { node: NodeId(node), incarnation: Incarnation(100 + node) };
     cluster.engine(1).propose(vec![Bytes::from("x")], now).unwrap();
     let _sent = cluster.engine(1).ready(now);
     // Follower 2 says that the entry arrived, forgets it in a crash, and from then on knows only what it had promised.
@@ -158,8 +166,7 @@ fn an_append_that_a_crash_forgot_is_sent_again() {
             let received = if step < 6 { last.index + 1 } else { last.index };
             let outcome = AppendOutcome::Accepted { matched: last.index, received };
             let answer = AppendResponse { term: 1, round, outcome };
-            let message = Message::AppendResponse(answer);
-            engine.step(Envelope { group: GroupId(0), from: peer(2), to: peer(1), message }, now);
+            engine.step(from_second(102, Message::AppendResponse(answer)), now);
         }
     }
     assert!(asked.contains(&(last, 1)), "{asked:?}");
@@ -167,19 +174,11 @@ fn an_append_that_a_crash_forgot_is_sent_again() {
 
 #[test]
 fn a_member_wiped_while_the_cluster_is_founded_is_asked_again() {
-    use raft_core::message::{Envelope, Message};
-
     let mut cluster = Cluster::new(2);
     let now = cluster.now;
     cluster.engine(1).bootstrap(members(2), now).unwrap();
     let _asked = cluster.engine(1).ready(now);
-    let answer = |incarnation| Envelope {
-        group: GroupId(0),
-        from: Peer { node: NodeId(2), incarnation: Incarnation(incarnation) },
-        to: Peer { node: NodeId(1), incarnation: Incarnation(101) },
-        message: Message::IdentityResponse { founded: false },
-    };
-    cluster.engine(1).step(answer(999), now);
+    cluster.engine(1).step(from_second(999, Message::IdentityResponse { founded: false }), now);
     assert_eq!(cluster.engine(1).role(), RoleName::PreCandidate);
     // The folder 999 is gone; the node now runs on the one that the fixture gave it.
     cluster.pass(Duration::from_secs(5));
@@ -190,18 +189,13 @@ fn a_member_wiped_while_the_cluster_is_founded_is_asked_again() {
 
 #[test]
 fn a_term_from_nowhere_is_not_taken_over() {
-    use raft_core::message::{Envelope, Message, VoteResponse};
-
     let mut cluster = Cluster::new(3);
     let now = cluster.now;
     cluster.engine(1).bootstrap(members(3), now).unwrap();
     cluster.settle();
     for term in [u64::MAX, 1 << 62, 1 << 40] {
         let response = VoteResponse { term, granted: false, pre_vote: false };
-        let from = Peer { node: NodeId(2), incarnation: Incarnation(102) };
-        let to = Peer { node: NodeId(1), incarnation: Incarnation(101) };
-        let message = Message::VoteResponse(response);
-        cluster.engine(1).step(Envelope { group: GroupId(0), from, to, message }, now);
+        cluster.engine(1).step(from_second(102, Message::VoteResponse(response)), now);
         assert_eq!((cluster.engine(1).term(), cluster.engine(1).role()), (1, RoleName::Leader));
     }
 }
@@ -235,18 +229,12 @@ fn a_leader_whose_disk_stalls_lets_another_lead() {
 /// A request of this leader's own earlier term, delivered late, is answered in the present term: that is no echo of a round of it.
 #[test]
 fn a_stale_answer_confirms_no_read() {
-    use raft_core::message::{AppendOutcome, AppendResponse, Envelope, Message};
-
     let mut cluster = Cluster::new(3);
     let now = cluster.now;
     cluster.engine(1).bootstrap(members(3), now).unwrap();
     cluster.settle();
-    let answer = |outcome| Envelope {
-        group: GroupId(0),
-        from: Peer { node: NodeId(2), incarnation: Incarnation(102) },
-        to: Peer { node: NodeId(1), incarnation: Incarnation(101) },
-        message: Message::AppendResponse(AppendResponse { term: 1, round: 1, outcome }),
-    };
+    let answer =
+        |outcome| from_second(102, Message::AppendResponse(AppendResponse { term: 1, round: 1, outcome }));
     let read = cluster.engine(1).read(now).unwrap();
     let _heartbeats = cluster.engine(1).ready(now);
     cluster.engine(1).step(answer(AppendOutcome::Stale), now);

@@ -113,7 +113,10 @@ impl World {
         Ok(())
     }
 
-    fn same_states(&self) -> Result<(), Broken> {
+    fn same_states(&mut self) -> Result<(), Broken> {
+        if let Some(machines) = &mut self.machines {
+            machines.end_equal()?;
+        }
         for (node, host) in self.cluster.nodes.iter().zip(&self.hosts) {
             let (first, first_host) = (&self.cluster.nodes[0], &self.hosts[0]);
             if node.applied != first.applied || host.store != first_host.store {

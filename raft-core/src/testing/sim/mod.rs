@@ -13,6 +13,7 @@ mod clients;
 mod nemesis;
 mod network;
 mod settings;
+mod subject;
 mod trace;
 mod world;
 
@@ -23,6 +24,7 @@ use super::invariants::Broken;
 use crate::engine::Planted;
 
 pub use settings::Settings;
+pub use subject::Subject;
 
 /// What to simulate.
 #[derive(Clone, Debug)]
@@ -112,13 +114,5 @@ impl std::error::Error for Failure {}
 /// Where an invariant breaks, the cluster does not recover, or the history is not linearizable. The run is then repeated
 /// to give the end of its trace.
 pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
-    world::World::new(options).run().map_err(|mut failure| {
-        if options.keep_lines == 0 && !options.print {
-            let traced = Options { keep_lines: 60, ..options.clone() };
-            if let Err(again) = world::World::new(&traced).run() {
-                failure = again;
-            }
-        }
-        failure
-    })
+    Subject::new().run(options)
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::clients::{Client, History, PendingRead, Store, Waiting};
 use super::network::Network;
 use super::settings::Settings;
+use super::subject::{Machines, Subject};
 use super::trace::Trace;
 use super::{Failure, Options, Report};
 use crate::engine::{Event as EngineEvent, Fetch, Ready};
@@ -55,6 +56,20 @@ pub(super) enum Event {
 
 /// More events at one moment than this, and nodes or engine run in circles.
 const MAX_AT_ONCE: u64 = 20_000;
+
+/// The longest command of a user's machine, with the call's number.
+const MACHINE_COMMAND_BYTES: usize = 64 << 10;
+
+/// Runs a seed; one that fails is run again to give the end of its trace.
+pub(super) fn run(options: &Options, subject: &Subject) -> Result<Report, Box<Failure>> {
+    World::new(options, subject).run(subject).map_err(|failure| {
+        if options.keep_lines > 0 || options.print {
+            return failure;
+        }
+        let traced = Options { keep_lines: 60, ..options.clone() };
+        World::new(&traced, subject).run(subject).err().unwrap_or(failure)
+    })
+}
 
 /// An event at its time; those of the same time happen in the order in which they were planned.
 struct Planned {
@@ -128,6 +143,7 @@ pub(super) struct World {
     pub(super) network: Network,
     pub(super) clients: Vec<Client>,
     pub(super) history: History,
+    pub(super) machines: Option<Machines>,
     pub(super) trace: Trace,
     pub(super) now: u64,
     pub(super) event: u64,
@@ -140,9 +156,13 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(options: &Options) -> Self {
+    fn new(options: &Options, subject: &Subject) -> Self {
         let mut random = Random::new(mix(options.seed));
-        let settings = Settings::draw(&mut random);
+        let mut settings = Settings::draw(&mut random);
+        if subject.machine.is_some() {
+            settings.config.max_entry_bytes = MACHINE_COMMAND_BYTES;
+            settings.config.max_uncommitted_bytes += MACHINE_COMMAND_BYTES;
+        }
         let size = settings.size;
         let cluster = if settings.founded {
             Cluster::founded(size, &settings.config)
@@ -168,6 +188,7 @@ impl World {
             network: Network::new(size, random.fork()),
             clients: vec![Client::default(); settings.clients],
             history: History::new(),
+            machines: Machines::new(subject, size, Random::new(mix(!options.seed))),
             trace: Trace::new(options.keep_lines, options.print),
             options: options.clone(),
             settings,
@@ -183,8 +204,8 @@ impl World {
         }
     }
 
-    pub(super) fn run(mut self) -> Result<Report, Box<Failure>> {
-        match self.run_through() {
+    fn run(mut self, subject: &Subject) -> Result<Report, Box<Failure>> {
+        match self.run_through(subject) {
             Ok(()) => Ok(Report { trace_hash: self.trace.hash, counters: self.trace.counters }),
             Err(broken) => Err(Box::new(Failure {
                 seed: self.options.seed,
@@ -197,7 +218,12 @@ impl World {
         }
     }
 
-    fn run_through(&mut self) -> Result<(), Broken> {
+    fn run_through(&mut self, subject: &Subject) -> Result<(), Broken> {
+        if let Some(store) = &subject.store {
+            for node in 0..self.settings.size {
+                self.cluster.keep_in(node, store(self.cluster.nodes[node].id()))?;
+            }
+        }
         for node in 0..self.settings.size {
             self.start(node)?;
         }
@@ -322,7 +348,11 @@ impl World {
     fn applied(&mut self, node: usize) -> Result<(), Broken> {
         self.hosts[node].applying = false;
         let mut last = None;
-        while let Some(entry) = self.hosts[node].to_apply.pop_front() {
+        let entries = std::mem::take(&mut self.hosts[node].to_apply);
+        if let Some(machines) = &mut self.machines {
+            machines.apply(node, entries.iter())?;
+        }
+        for entry in entries {
             self.cluster.nodes[node]
                 .applied
                 .apply(&entry)
@@ -384,7 +414,7 @@ impl World {
 
     fn fetched(&mut self, node: usize, fetch: &Fetch) -> Result<(), Broken> {
         self.event += 1;
-        let entries = self.cluster.nodes[node].disk.image().read(&fetch.range, fetch.max_bytes);
+        let entries = self.cluster.read(node, fetch)?;
         let now = self.local_time(node);
         if let Some(engine) = self.cluster.nodes[node].engine_mut() {
             engine.fetched(fetch.purpose, entries, now);
@@ -599,6 +629,9 @@ impl World {
         let lost = self.cluster.nodes[node].disk.in_flight().len() - keep;
         self.trace.line(self.event, self.now, node, "dies", format_args!("{why}, {lost} writes lost"));
         self.cluster.crash(node, keep)?;
+        if let Some(machines) = &mut self.machines {
+            machines.restart(node);
+        }
         let host = &mut self.hosts[node];
         host.paused_until = 0;
         host.disk_free_at = 0;

@@ -58,6 +58,8 @@ pub(super) struct PendingRead {
 #[derive(Default)]
 pub(super) struct Waiting {
     pub(super) proposals: BTreeMap<Index, (Term, CallId)>,
+    /// Proposals whose entry this node dropped: their callers know that it is unknown.
+    pub(super) truncated: BTreeMap<Index, (Term, CallId)>,
     pub(super) reads: BTreeMap<ReadId, PendingRead>,
     /// Confirmed reads that wait for their index to be applied.
     pub(super) confirmed: Vec<(Index, PendingRead)>,

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::clients::CALL_BYTES;
-use super::{Failure, Options, Report, world};
+use super::world::World;
+use super::{Failure, Options, Report};
 use crate::codec::cold;
 use crate::log_store::LogStore;
 use crate::machine::{Machine, Typed};
@@ -88,7 +89,17 @@ impl Subject {
     /// # Errors
     /// Where an invariant breaks, the cluster does not recover, or machine or store break their contract.
     pub fn run(&self, options: &Options) -> Result<Report, Box<Failure>> {
-        world::run(options, self)
+        self.run_once(options).map_err(|failure| {
+            if options.keep_lines > 0 || options.print {
+                return failure;
+            }
+            let traced = Options { keep_lines: 60, ..options.clone() };
+            self.run_once(&traced).err().unwrap_or(failure)
+        })
+    }
+
+    pub(super) fn run_once(&self, options: &Options) -> Result<Report, Box<Failure>> {
+        World::new(options, self).run(self)
     }
 }
 

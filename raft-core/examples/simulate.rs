@@ -102,6 +102,9 @@ fn run(arguments: &Arguments) -> u64 {
                 Err(failure) => {
                     failed += 1;
                     println!("{failure}\n");
+                    if let Some(smallest) = sim::shrink(&Options::new(failure.seed).events(events)) {
+                        println!("the smallest run that breaks the same:\n{smallest}\n");
+                    }
                     stop.fetch_or(!keep_going, Ordering::Relaxed);
                 }
             }

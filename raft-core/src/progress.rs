@@ -74,6 +74,15 @@ impl Progress {
         }
     }
 
+    /// What was read back for the peer and is not what it needs next is of no use to it any more.
+    pub(crate) fn drop_stale_fetch(&mut self) {
+        if let PeerFetch::Here(entries) = &self.fetch
+            && entries.first().is_none_or(|first| first.index() != self.next)
+        {
+            self.fetch = PeerFetch::Idle;
+        }
+    }
+
     /// The peer accepted; what it matched leaves the window where `frees`.
     pub(crate) fn accept(&mut self, matched: Index, received: Index, leader_round: u64, frees: bool) {
         if matched > self.matched {
@@ -191,6 +200,11 @@ impl Inflights {
 
     pub(crate) fn len(&self) -> usize {
         self.appends.len()
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     fn oldest(&self) -> Option<&Inflight> {

@@ -58,6 +58,11 @@ impl Durable {
         self.pending.len() < MAX_WRITES_IN_FLIGHT
     }
 
+    #[cfg(feature = "testing")]
+    pub(super) fn in_flight(&self) -> usize {
+        self.pending.len()
+    }
+
     /// The log was cut: what is on disk or on its way there counts only up to before `from`, whenever it is acknowledged
     /// (`clamp`, without which a test must fail).
     pub(super) fn truncate(&mut self, from: Index, clamp: bool) {

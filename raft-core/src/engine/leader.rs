@@ -250,6 +250,7 @@ impl Engine {
             while let Some(request) = sender.append(peer, active, &self.config) {
                 requests.push((node, request));
             }
+            peer.drop_stale_fetch();
             if let Some(fetch) = sender.fetch(node, peer, active, &self.config) {
                 ready.fetches.push(fetch);
             }

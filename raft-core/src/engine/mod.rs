@@ -13,6 +13,8 @@ mod founding;
 mod invariants;
 mod leader;
 mod planted;
+#[cfg(feature = "testing")]
+mod queues;
 mod reads;
 pub mod ready;
 pub mod status;
@@ -25,6 +27,8 @@ pub use self::event::{Event, FoundingEnd, Refusal};
 pub use self::invariants::Violation;
 #[cfg(feature = "testing")]
 pub use self::planted::Planted;
+#[cfg(feature = "testing")]
+pub use self::queues::Queues;
 pub use self::ready::{Fetch, FetchPurpose, ReadId, ReadReady, Ready};
 pub use self::status::{PeerStatus, RoleName, Status};
 

@@ -1,14 +1,16 @@
 //! Nodes side by side, with every output checked on its way out. Who gets what and when is the caller's business.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::config::Config;
-use crate::engine::Ready;
+use crate::engine::{Fetch, Ready};
+use crate::log_store::LogStore;
 use crate::membership::{Membership, NodeInfo};
 use crate::testing::disk::{Image, founded_outline};
 use crate::testing::invariants::{Broken, Invariants, View};
 use crate::testing::node::{Node, incarnation};
-use crate::types::{HardState, Incarnation, NodeId, Time};
+use crate::types::{Entry, HardState, Incarnation, NodeId, Time};
 
 /// Simulated nodes 1 to n, and the invariants over all of them. Nodes are named by their place: node 1 is at 0.
 pub struct Cluster {
@@ -49,12 +51,30 @@ impl Cluster {
         self.nodes[place].disk = super::disk::Disk::new(image);
     }
 
+    /// Keeps a node's log in a store of the user's, which is empty.
+    ///
+    /// # Errors
+    /// Where the store breaks its contract.
+    pub fn keep_in(&mut self, place: usize, store: Arc<dyn LogStore>) -> Result<(), Broken> {
+        self.nodes[place].disk.keep_in(store).map_err(contract)
+    }
+
+    /// Reads back what a node's engine asked for.
+    ///
+    /// # Errors
+    /// Where the user's store does not give what was written.
+    pub fn read(&self, place: usize, fetch: &Fetch) -> Result<Vec<Entry>, Broken> {
+        self.nodes[place].disk.read(&fetch.range, fetch.max_bytes).map_err(contract)
+    }
+
     /// Starts a node's process.
     ///
     /// # Errors
     /// Where the engine refuses its own disk.
     pub fn start(&mut self, place: usize, seed: u64, now: Time) -> Result<(), Broken> {
         let node = &mut self.nodes[place];
+        let local = node.peer();
+        node.disk.open(local).map_err(contract)?;
         node.start(seed, now).map_err(|e| Broken::new("a node starts from its own disk", e.to_string()))?;
         self.invariants.started(place, &self.nodes[place])
     }

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use crate::log_store::{LogState, Write};
-use crate::types::{Entry, EntryId, HardState, Index, Outline, SnapshotMeta, Term};
+use super::stored::Stored;
+use crate::log_store::{LogState, LogStore, Write};
+use crate::types::{Entry, EntryId, HardState, Index, Outline, Peer, SnapshotMeta, Term};
 
 /// What a log store holds of one group. Its parts change only as writes say, each by itself, so that a write whose
 /// outline does not fit its entries is found out.
@@ -180,12 +182,42 @@ pub struct Disk {
     image: Image,
     ahead: Image,
     in_flight: VecDeque<Write>,
+    /// A store of the user's that holds the same.
+    stored: Option<Stored>,
 }
 
 impl Disk {
     /// A disk that holds `image`.
     pub fn new(image: Image) -> Self {
-        Self { ahead: image.clone(), image, in_flight: VecDeque::new() }
+        Self { ahead: image.clone(), image, in_flight: VecDeque::new(), stored: None }
+    }
+
+    /// Keeps everything in `store` as well, which is empty.
+    ///
+    /// # Errors
+    /// Where the store breaks the contract of `LogStore`.
+    pub fn keep_in(&mut self, store: Arc<dyn LogStore>) -> Result<(), String> {
+        self.stored = Some(Stored::new(store, &self.image)?);
+        Ok(())
+    }
+
+    /// The node of this disk starts.
+    ///
+    /// # Errors
+    /// Where the user's store does not hold what was written.
+    pub fn open(&mut self, local: Peer) -> Result<(), String> {
+        self.stored.as_mut().map_or(Ok(()), |stored| stored.open(local, &self.image))
+    }
+
+    /// What `LogStore::read` gives.
+    ///
+    /// # Errors
+    /// Where the user's store does not give what was written.
+    pub fn read(&self, range: &RangeInclusive<Index>, max_bytes: usize) -> Result<Vec<Entry>, String> {
+        match &self.stored {
+            Some(stored) => stored.read(range, max_bytes, &self.image),
+            None => Ok(self.image.read(range, max_bytes)),
+        }
     }
 
     /// What is durable.
@@ -218,16 +250,18 @@ impl Disk {
     /// # Errors
     /// Where a write breaks the contract.
     pub fn complete(&mut self, number: u64) -> Result<(), String> {
-        while self.in_flight.front().is_some_and(|write| write.number <= number) {
-            self.complete_first()?;
-        }
-        Ok(())
+        let count = self.in_flight.iter().take_while(|write| write.number <= number).count();
+        self.complete_first(count)
     }
 
-    fn complete_first(&mut self) -> Result<(), String> {
-        match self.in_flight.pop_front() {
-            Some(write) => self.image.write(&write),
-            None => Ok(()),
+    fn complete_first(&mut self, count: usize) -> Result<(), String> {
+        let writes: Vec<Write> = self.in_flight.drain(..count.min(self.in_flight.len())).collect();
+        for write in &writes {
+            self.image.write(write)?;
+        }
+        match &self.stored {
+            Some(stored) if !writes.is_empty() => stored.write(&writes, &self.image),
+            _ => Ok(()),
         }
     }
 
@@ -242,9 +276,7 @@ impl Disk {
     /// # Errors
     /// Where a write breaks the contract.
     pub fn crash(&mut self, keep: usize) -> Result<(), String> {
-        for _ in 0..keep {
-            self.complete_first()?;
-        }
+        self.complete_first(keep)?;
         self.in_flight.clear();
         self.ahead = self.image.clone();
         Ok(())

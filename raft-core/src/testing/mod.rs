@@ -6,6 +6,50 @@
 //! * [`linearizable`]: decides whether a history of a key-value store could have come from a single copy.
 //! * [`cluster`], [`node`], [`disk`]: the fixture below them all.
 //!
+//! # A state machine of one's own
+//!
+//! ```
+//! use raft_core::Machine;
+//! use raft_core::testing::sim::{Options, Subject};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Default, Serialize, Deserialize)]
+//! struct Counter(u64);
+//!
+//! impl Machine for Counter {
+//!     type Command = u64;
+//!     type Reply = u64;
+//!     type Query = ();
+//!     type Answer = u64;
+//!
+//!     fn apply(&mut self, add: u64) -> u64 {
+//!         self.0 += add;
+//!         self.0
+//!     }
+//!
+//!     fn query(&self, _: ()) -> u64 {
+//!         self.0
+//!     }
+//! }
+//!
+//! let subject = Subject::new().machine(Counter::default, |random| random.below(10));
+//! for seed in 0..5 {
+//!     subject.run(&Options::new(seed).events(1_000)).expect("the counters stay equal");
+//! }
+//! ```
+//!
+//! # A log store of one's own
+//!
+//! ```
+//! use raft_core::mem::MemLogStore;
+//! use raft_core::testing::sim::{Options, Subject};
+//!
+//! let subject = Subject::new().store(|_node| MemLogStore::new());
+//! for seed in 0..5 {
+//!     subject.run(&Options::new(seed).events(1_000)).expect("the store keeps its contract");
+//! }
+//! ```
+//!
 //! `docs/testing.md` in the repository tells how to replay a seed, read a trace and add a script or an invariant.
 
 pub mod cluster;
@@ -14,9 +58,11 @@ pub mod display;
 pub mod invariants;
 pub mod linearizable;
 pub mod node;
+mod polled;
 pub mod random;
 pub mod script;
 pub mod sim;
+mod stored;
 
 pub use cluster::Cluster;
 pub use invariants::Broken;

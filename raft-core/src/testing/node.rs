@@ -67,6 +67,11 @@ impl Node {
         self.peer
     }
 
+    /// The settings of its engine.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Which run of its process this is, counted from 1.
     pub const fn run(&self) -> u64 {
         self.run

@@ -3,6 +3,7 @@
 //! go out and become durable, and asks the engine nothing that the engine could be wrong about.
 
 mod applying;
+mod bounds;
 mod commits;
 mod elections;
 mod logs;
@@ -11,7 +12,7 @@ mod promises;
 
 use std::fmt;
 
-use crate::engine::{Event, Ready, RoleName};
+use crate::engine::{Event, Queues, Ready, RoleName};
 use crate::testing::disk::Image;
 use crate::testing::node::Node;
 use crate::types::{EntryId, Index, NodeId, Term};
@@ -56,6 +57,9 @@ pub(crate) struct View<'a> {
     pub(crate) commit: Index,
     pub(crate) applied: Index,
     pub(crate) last: EntryId,
+    /// What it counts as durable on itself.
+    pub(crate) durable: Index,
+    pub(crate) queues: Queues,
     /// What is durable on its disk, before the write that it wants now.
     pub(crate) image: &'a Image,
     /// What will be durable when all earlier writes have arrived.
@@ -74,6 +78,8 @@ impl<'a> View<'a> {
             commit: engine.commit(),
             applied: engine.applied_index(),
             last: engine.last(),
+            durable: engine.durable_index(),
+            queues: engine.queues(),
             image: node.disk.image(),
             ahead: node.disk.ahead(),
         })
@@ -133,6 +139,10 @@ impl Invariants {
         }
         // Also where it stepped down in the same breath.
         let led = self.elections.leader(view.term) == Some(view.node);
+        if led {
+            promises::own_count(view, &self.logs)?;
+        }
+        bounds::check(view, nodes[view.place].config())?;
         self.commits.advanced(view, led, &self.logs, nodes)?;
         applying::check(view, &ready.apply, &self.commits)?;
         for envelope in &ready.messages {

@@ -1,5 +1,6 @@
 //! Nothing is promised that the disk does not back at that moment: a vote, a campaign, a matched index (paper, figure 2:
-//! "updated on stable storage before responding").
+//! "updated on stable storage before responding"); nor does a leader count itself for what its disk does not hold (thesis,
+//! 10.2.1: it may write in parallel with its followers, and must wait for its own disk before it counts itself).
 
 use super::logs::Logs;
 use super::{Broken, View};
@@ -66,4 +67,22 @@ pub(super) fn check(view: &View<'_>, envelope: &Envelope, logs: &Logs) -> Result
         _ => {}
     }
     Ok(())
+}
+
+/// What a leader counts as durable on itself is durable, and of its own log.
+pub(super) fn own_count(view: &View<'_>, logs: &Logs) -> Result<(), Broken> {
+    let held = view.image.term(view.durable);
+    if held.is_some() && held == logs.leader_term_at(view.term, view.durable) {
+        return Ok(());
+    }
+    Err(Broken::new(
+        "a leader counts itself only for what its disk holds",
+        format!(
+            "{} leads term {} and counts itself to {}; its disk ends at {}",
+            view.node,
+            view.term,
+            view.durable,
+            view.image.last()
+        ),
+    ))
 }

@@ -9,6 +9,9 @@ use crate::testing::linearizable::Operation;
 /// How many proposals and reads must succeed in the calm.
 const CALLS: usize = 10;
 
+/// In how many of a million seeds faults stop for a majority first, while the other nodes stay down.
+const MAJORITY_ONLY: u64 = 400_000;
+
 /// How many election timeouts the cluster has to recover, and again to answer.
 const PATIENCE_TIMEOUTS: u64 = 40;
 
@@ -17,13 +20,53 @@ impl World {
         self.calm = true;
         self.settings.calm();
         self.network.heal();
+        for host in &mut self.hosts {
+            host.paused_until = 0;
+            host.full_until = 0;
+        }
+        if self.random.chance(MAJORITY_ONLY) && self.draw_core()? {
+            self.trace.count("calm of a majority");
+            self.trace.line(self.event, self.now, usize::MAX, "calm", "of a majority");
+            self.start_core()?;
+            self.recover()?;
+            self.core.fill(true);
+        }
+        self.trace.line(self.event, self.now, usize::MAX, "calm", "");
+        self.start_core()?;
+        self.recover()?;
+        self.same_states()?;
+        self.nothing_waits()
+    }
+
+    /// A majority that stays; all other nodes die. Not where the cluster is not founded: that needs all nodes.
+    fn draw_core(&mut self) -> Result<bool, Broken> {
+        let size = self.settings.size;
+        if size < 3 || (!self.settings.founded && self.cluster.invariants.committed().is_empty()) {
+            return Ok(false);
+        }
+        for _ in 0..(size - 1) / 2 {
+            let mut node = self.random.index(size);
+            while !self.core[node] {
+                node = (node + 1) % size;
+            }
+            self.core[node] = false;
+            let keep = self.random_keep(node);
+            self.crash(node, keep, "crash for the calm")?;
+        }
+        Ok(true)
+    }
+
+    fn start_core(&mut self) -> Result<(), Broken> {
         for node in 0..self.settings.size {
-            self.hosts[node].paused_until = 0;
-            if !self.is_up(node) {
+            if self.core[node] && !self.is_up(node) {
                 self.start(node)?;
             }
         }
-        self.trace.line(self.event, self.now, usize::MAX, "calm", "");
+        Ok(())
+    }
+
+    /// One leader, equal logs, and answers, among the nodes that are to be up.
+    fn recover(&mut self) -> Result<(), Broken> {
         // What the slowest messages and disks of before may still hold up.
         let slowest = 4 * self.settings.disk_max + 20 * self.settings.delay_max + self.settings.apply_max;
         // With the smallest limits, every entry takes a way there and back, a write and a turn of the applier for itself.
@@ -38,7 +81,28 @@ impl World {
         if !self.until(patience, Self::is_recovered)? {
             return Err(self.stuck("a calm cluster finds one leader and equal logs"));
         }
-        self.same_states()
+        Ok(())
+    }
+
+    /// When all is done and equal, no queue holds anything, and no call is left without a word.
+    fn nothing_waits(&mut self) -> Result<(), Broken> {
+        const PATIENCE: u64 = 20_000_000;
+        if self.until(PATIENCE, |world| world.waiting().is_none())? {
+            return Ok(());
+        }
+        let waits = self.waiting().unwrap_or_default();
+        Err(Broken::new("a quiet cluster's queues are empty, and each call ended", waits))
+    }
+
+    fn waiting(&self) -> Option<String> {
+        self.cluster.nodes.iter().zip(&self.hosts).find_map(|(node, host)| {
+            let queues = node.engine()?.queues();
+            let calls =
+                host.waiting.proposals.len() + host.waiting.reads.len() + host.waiting.confirmed.len();
+            let writes = node.disk.in_flight().len();
+            let quiet = queues.is_empty() && calls == 0 && writes == 0 && host.to_apply.is_empty();
+            (!quiet).then(|| format!("{}: {queues:?}, {calls} calls, {writes} writes", node.id()))
+        })
     }
 
     /// Lets things happen until `done`, at most for `patience` microseconds. Whether it was.
@@ -60,11 +124,14 @@ impl World {
 
     /// The node that leads, where all agree on it.
     fn leader(&self) -> Option<usize> {
-        let engines: Vec<_> = self.cluster.nodes.iter().filter_map(|node| node.engine()).collect();
-        let place = engines.iter().position(|engine| engine.role() == RoleName::Leader)?;
-        let leader = self.cluster.nodes[place].id();
-        let agreed = engines.len() == self.settings.size
-            && engines.iter().all(|e| e.leader() == Some(leader) && e.term() == engines[place].term());
+        let engine = |node: usize| self.cluster.nodes[node].engine();
+        let place = (0..self.settings.size)
+            .find(|&node| engine(node).is_some_and(|engine| engine.role() == RoleName::Leader))?;
+        let (leader, term) = (self.cluster.nodes[place].id(), engine(place)?.term());
+        let agreed = (0..self.settings.size).all(|node| match engine(node) {
+            Some(engine) => engine.leader() == Some(leader) && engine.term() == term,
+            None => !self.core[node],
+        });
         agreed.then_some(place)
     }
 
@@ -73,7 +140,7 @@ impl World {
         let Some(last) = self.cluster.nodes[leader].engine().map(crate::engine::Engine::last) else {
             return false;
         };
-        self.cluster.nodes.iter().all(|node| {
+        self.cluster.nodes.iter().zip(&self.core).filter(|&(_, &up)| up).all(|(node, _)| {
             node.engine().is_some_and(|e| e.last() == last && e.commit() == last.index)
                 && node.applied.last == last
                 && node.disk.image().last() == last
@@ -113,7 +180,10 @@ impl World {
         Ok(())
     }
 
-    fn same_states(&self) -> Result<(), Broken> {
+    fn same_states(&mut self) -> Result<(), Broken> {
+        if let Some(machines) = &mut self.machines {
+            machines.end_equal()?;
+        }
         for (node, host) in self.cluster.nodes.iter().zip(&self.hosts) {
             let (first, first_host) = (&self.cluster.nodes[0], &self.hosts[0]);
             if node.applied != first.applied || host.store != first_host.store {

@@ -10,6 +10,12 @@ use crate::testing::invariants::Broken;
 use crate::testing::linearizable::{self, Call, Operation, Verdict};
 use crate::types::{Entry, EntryId, Index, Payload, Term};
 
+/// How many bytes of a command name its call.
+pub(super) const CALL_BYTES: usize = 8;
+
+/// The longest padding of a command.
+static PADDING: [u8; 400] = [0xAB; 400];
+
 /// The number of a call in the history; it is in the command's bytes.
 pub(super) type CallId = usize;
 
@@ -52,6 +58,8 @@ pub(super) struct PendingRead {
 #[derive(Default)]
 pub(super) struct Waiting {
     pub(super) proposals: BTreeMap<Index, (Term, CallId)>,
+    /// Proposals whose entry this node dropped: their callers know that it is unknown.
+    pub(super) truncated: BTreeMap<Index, (Term, CallId)>,
     pub(super) reads: BTreeMap<ReadId, PendingRead>,
     /// Confirmed reads that wait for their index to be applied.
     pub(super) confirmed: Vec<(Index, PendingRead)>,
@@ -140,17 +148,17 @@ impl History {
     }
 
     /// The bytes of a call's command.
-    pub(super) fn command(call: CallId, padding: usize) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(8 + padding);
+    fn command(call: CallId, rest: &[u8]) -> Bytes {
+        let mut bytes = BytesMut::with_capacity(CALL_BYTES + rest.len());
         bytes.put_u64_le(call as u64);
-        bytes.put_bytes(0xAB, padding);
+        bytes.put_slice(rest);
         bytes.freeze()
     }
 
     /// The call that an entry is the command of.
     pub(super) fn call_of(entry: &Entry) -> Option<CallId> {
         let Payload::Command(bytes) = &entry.payload else { return None };
-        let number = bytes.get(..8)?.try_into().ok()?;
+        let number = bytes.get(..CALL_BYTES)?.try_into().ok()?;
         usize::try_from(u64::from_le_bytes(number)).ok()
     }
 
@@ -273,6 +281,11 @@ impl World {
         let now = self.local_time(node);
         let floor = self.history.answered();
         let padding = self.random.index(self.settings.padding_max as usize + 1);
+        let own = match &mut self.machines {
+            Some(machines) if !matches!(operation, Operation::Get(_)) => Some(machines.command()?),
+            _ => None,
+        };
+        let rest = own.as_deref().unwrap_or(&PADDING[..padding.min(PADDING.len())]);
         let Some(engine) = self.cluster.nodes[node].engine_mut() else {
             return Ok(Err(ProposeError::NotLeader { leader: None }));
         };
@@ -287,10 +300,13 @@ impl World {
                 Err(ReadError::Overloaded) => Err(ProposeError::Overloaded),
                 Err(ReadError::Fatal) => Err(ProposeError::Fatal),
             },
-            _ => engine.propose(vec![History::command(call, padding)], now).map(|id| {
+            _ => engine.propose(vec![History::command(call, rest)], now).map(|id| {
                 waiting.proposals.insert(id.index, (id.term, call));
             }),
         };
+        if let Err(ProposeError::TooLarge { .. }) = taken {
+            return Err(Broken::new("a command fits into an entry", format!("{} bytes", rest.len())));
+        }
         self.event += u64::from(taken.is_ok());
         self.trace.mark([10, node as u64, call as u64, u64::from(taken.is_ok())]);
         self.trace.line(

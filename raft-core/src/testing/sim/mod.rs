@@ -10,9 +10,12 @@
 
 mod calm;
 mod clients;
+mod fault;
 mod nemesis;
 mod network;
 mod settings;
+mod shrink;
+mod subject;
 mod trace;
 mod world;
 
@@ -22,7 +25,9 @@ use std::fmt;
 use super::invariants::Broken;
 use crate::engine::Planted;
 
+pub use fault::Fault;
 pub use settings::Settings;
+pub use subject::Subject;
 
 /// What to simulate.
 #[derive(Clone, Debug)]
@@ -40,6 +45,10 @@ pub struct Options {
     pub keep_lines: usize,
     /// A bug in every engine, to prove that it is caught.
     pub planted: Option<Planted>,
+    /// Kinds of faults that the run does without, whatever the seed drew.
+    pub without: Vec<Fault>,
+    /// One more crash at one write, to go through all of them.
+    pub crash_at: Option<CrashAt>,
     /// A failed write is retried and taken for done, as by a store that retries an fsync: also to prove that it is caught.
     pub retry_fsync: bool,
 }
@@ -47,13 +56,36 @@ pub struct Options {
 impl Options {
     /// 20,000 events of a seed, in silence.
     pub const fn new(seed: u64) -> Self {
-        Self { seed, events: 20_000, print: false, keep_lines: 0, planted: None, retry_fsync: false }
+        Self {
+            seed,
+            events: 20_000,
+            print: false,
+            keep_lines: 0,
+            planted: None,
+            without: Vec::new(),
+            crash_at: None,
+            retry_fsync: false,
+        }
     }
 
     /// The same with a bug in every engine.
     #[must_use]
     pub const fn plant(mut self, bug: Planted) -> Self {
         self.planted = Some(bug);
+        self
+    }
+
+    /// The same without some kinds of faults.
+    #[must_use]
+    pub fn without(mut self, faults: &[Fault]) -> Self {
+        self.without.extend_from_slice(faults);
+        self
+    }
+
+    /// The same with one more crash.
+    #[must_use]
+    pub const fn crash_at(mut self, crash: CrashAt) -> Self {
+        self.crash_at = Some(crash);
         self
     }
 
@@ -65,12 +97,25 @@ impl Options {
     }
 }
 
+/// A crash at one write of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CrashAt {
+    /// The node, counted from 0.
+    pub node: usize,
+    /// Which of its writes, counted from 1 over the whole run.
+    pub write: u64,
+    /// Whether the write is durable then, though nobody was told; otherwise it is lost.
+    pub durable: bool,
+}
+
 /// What a run without failure did.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Report {
     /// A hash over everything that happened.
     pub trace_hash: u64,
+    /// How many writes each node began.
+    pub writes: Vec<u64>,
     /// How often what happened: faults injected and branches of the engine reached, by name.
     pub counters: BTreeMap<&'static str, u64>,
 }
@@ -83,6 +128,8 @@ pub struct Failure {
     pub seed: u64,
     /// The events asked for.
     pub events: u64,
+    /// The faults that the run did without.
+    pub without: Vec<Fault>,
     /// At which event it broke.
     pub event: u64,
     /// What the seed drew.
@@ -100,7 +147,12 @@ impl fmt::Display for Failure {
         }
         writeln!(f, "{}", self.settings)?;
         writeln!(f, "{} (event {})", self.broken, self.event)?;
-        write!(f, "replay with RAFT_SEED={} RAFT_EVENTS={}", self.seed, self.events)
+        write!(f, "replay with RAFT_SEED={} RAFT_EVENTS={}", self.seed, self.events)?;
+        if !self.without.is_empty() {
+            let names: Vec<_> = self.without.iter().map(|fault| fault.as_str()).collect();
+            write!(f, " RAFT_WITHOUT={}", names.join(","))?;
+        }
+        Ok(())
     }
 }
 
@@ -112,13 +164,11 @@ impl std::error::Error for Failure {}
 /// Where an invariant breaks, the cluster does not recover, or the history is not linearizable. The run is then repeated
 /// to give the end of its trace.
 pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
-    world::World::new(options).run().map_err(|mut failure| {
-        if options.keep_lines == 0 && !options.print {
-            let traced = Options { keep_lines: 60, ..options.clone() };
-            if let Err(again) = world::World::new(&traced).run() {
-                failure = again;
-            }
-        }
-        failure
-    })
+    Subject::new().run(options)
+}
+
+/// The smallest run of a failing seed: see [`Subject::shrink`].
+#[must_use]
+pub fn shrink(options: &Options) -> Option<Box<Failure>> {
+    Subject::new().shrink(options)
 }

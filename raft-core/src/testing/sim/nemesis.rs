@@ -21,9 +21,10 @@ impl World {
         }
         let weights = self.settings.nemesis;
         let size = self.settings.size;
-        let faults: [(u64, Fault); 10] = [
+        let faults: [(u64, Fault); 11] = [
             (weights.crash, Self::crash_one),
             (weights.crash_all, Self::crash_all),
+            (weights.rolling_restart, Self::rolling_restart),
             (weights.pause, Self::pause),
             (weights.jump, Self::clock_jump),
             (weights.isolate, Self::isolate),
@@ -55,6 +56,19 @@ impl World {
             let keep = self.random_keep(node);
             self.crash(node, keep, "crash of all")?;
         }
+        Ok(())
+    }
+
+    /// As an operator does it: the next goes down when the one before has had time to come back, at times too early.
+    fn rolling_restart(&mut self, first: usize) -> Result<(), Broken> {
+        let size = self.settings.size;
+        let longest = self.settings.downtime_max + 2 * self.election_timeout();
+        let mut at = 0;
+        for step in 0..size {
+            self.plan(at, Event::Stop { node: (first + step) % size });
+            at += self.random.below(longest);
+        }
+        self.nemesis_did("rolling restart", &[first]);
         Ok(())
     }
 

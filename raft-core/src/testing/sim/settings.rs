@@ -40,6 +40,8 @@ pub struct Settings {
     pub disk_stall: u64,
     /// A write fails, which is the end of the process.
     pub disk_failure: u64,
+    /// The disk is full for a while: a write fails, and so does each that a restarted process begins before there is room.
+    pub disk_full: u64,
     /// The process dies when it begins a write, or right after one is durable.
     pub crash_at_write: u64,
 
@@ -73,6 +75,8 @@ pub struct NemesisWeights {
     pub crash: u64,
     /// All nodes die at once.
     pub crash_all: u64,
+    /// All nodes die one after the other.
+    pub rolling_restart: u64,
     /// A node stands still for a while.
     pub pause: u64,
     /// A clock jumps forward.
@@ -120,11 +124,13 @@ impl Settings {
             disk_max,
             disk_stall: sometimes(random, &[500, 5_000]),
             disk_failure: sometimes(random, &[200, 2_000]),
+            disk_full: sometimes(random, &[100, 1_000]),
             crash_at_write: sometimes(random, &[200, 2_000, 10_000]),
             nemesis_pause: sometimes(random, &[50_000, 300_000, 2_000_000]),
             nemesis: NemesisWeights {
                 crash: sometimes(random, &[2, 10]),
                 crash_all: sometimes(random, &[1, 3]),
+                rolling_restart: sometimes(random, &[1, 3]),
                 pause: sometimes(random, &[2, 6]),
                 jump: sometimes(random, &[2, 6]),
                 isolate: sometimes(random, &[2, 10]),
@@ -153,6 +159,7 @@ impl Settings {
         self.replay = 0;
         self.disk_stall = 0;
         self.disk_failure = 0;
+        self.disk_full = 0;
         self.crash_at_write = 0;
         self.nemesis_pause = 0;
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::clients::{Client, History, PendingRead, Store, Waiting};
 use super::network::Network;
 use super::settings::Settings;
+use super::subject::{Machines, Subject};
 use super::trace::Trace;
 use super::{Failure, Options, Report};
 use crate::engine::{Event as EngineEvent, Fetch, Ready};
@@ -47,6 +48,10 @@ pub(super) enum Event {
     Restart {
         node: usize,
     },
+    /// A step of a rolling restart.
+    Stop {
+        node: usize,
+    },
     /// The operator founds the cluster, if it is not yet.
     Bootstrap,
     /// Nothing happens; time passes.
@@ -55,6 +60,9 @@ pub(super) enum Event {
 
 /// More events at one moment than this, and nodes or engine run in circles.
 const MAX_AT_ONCE: u64 = 20_000;
+
+/// The longest command of a user's machine, with the call's number.
+const MACHINE_COMMAND_BYTES: usize = 64 << 10;
 
 /// An event at its time; those of the same time happen in the order in which they were planned.
 struct Planned {
@@ -111,9 +119,15 @@ pub(super) struct Host {
     pub(super) paused_until: u64,
     /// The disk is busy until then: writes follow each other.
     disk_free_at: u64,
+    /// The disk has no room until then.
+    pub(super) full_until: u64,
+    /// How many writes it began in all.
+    writes: u64,
+    /// The write after which it is to die.
+    dies_after: Option<u64>,
     /// When it will be woken, where that is planned.
     wake_at: Option<u64>,
-    to_apply: VecDeque<Entry>,
+    pub(super) to_apply: VecDeque<Entry>,
     applying: bool,
     pub(super) store: Store,
     pub(super) waiting: Waiting,
@@ -128,11 +142,14 @@ pub(super) struct World {
     pub(super) network: Network,
     pub(super) clients: Vec<Client>,
     pub(super) history: History,
+    pub(super) machines: Option<Machines>,
     pub(super) trace: Trace,
     pub(super) now: u64,
     pub(super) event: u64,
     /// Whether the faults are over.
     pub(super) calm: bool,
+    /// Which nodes are to be up, when faults are over.
+    pub(super) core: Vec<bool>,
     order: u64,
     /// How many events happened since time last went on.
     at_once: u64,
@@ -140,9 +157,16 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(options: &Options) -> Self {
+    pub(super) fn new(options: &Options, subject: &Subject) -> Self {
         let mut random = Random::new(mix(options.seed));
-        let settings = Settings::draw(&mut random);
+        let mut settings = Settings::draw(&mut random);
+        for &fault in &options.without {
+            settings.switch_off(fault);
+        }
+        if subject.machine.is_some() {
+            settings.config.max_entry_bytes = MACHINE_COMMAND_BYTES;
+            settings.config.max_uncommitted_bytes += MACHINE_COMMAND_BYTES;
+        }
         let size = settings.size;
         let cluster = if settings.founded {
             Cluster::founded(size, &settings.config)
@@ -157,6 +181,9 @@ impl World {
                 },
                 paused_until: 0,
                 disk_free_at: 0,
+                full_until: 0,
+                writes: 0,
+                dies_after: None,
                 wake_at: None,
                 to_apply: VecDeque::new(),
                 applying: false,
@@ -168,6 +195,7 @@ impl World {
             network: Network::new(size, random.fork()),
             clients: vec![Client::default(); settings.clients],
             history: History::new(),
+            machines: Machines::new(subject, size, Random::new(mix(!options.seed))),
             trace: Trace::new(options.keep_lines, options.print),
             options: options.clone(),
             settings,
@@ -177,18 +205,24 @@ impl World {
             now: 0,
             event: 0,
             calm: false,
+            core: vec![true; size],
             order: 0,
             at_once: 0,
             planned: BinaryHeap::new(),
         }
     }
 
-    pub(super) fn run(mut self) -> Result<Report, Box<Failure>> {
-        match self.run_through() {
-            Ok(()) => Ok(Report { trace_hash: self.trace.hash, counters: self.trace.counters }),
+    pub(super) fn run(mut self, subject: &Subject) -> Result<Report, Box<Failure>> {
+        match self.run_through(subject) {
+            Ok(()) => Ok(Report {
+                trace_hash: self.trace.hash,
+                writes: self.hosts.iter().map(|host| host.writes).collect(),
+                counters: self.trace.counters,
+            }),
             Err(broken) => Err(Box::new(Failure {
                 seed: self.options.seed,
                 events: self.options.events,
+                without: self.options.without.clone(),
                 event: self.event,
                 settings: format!("{:?}", self.settings),
                 broken,
@@ -197,7 +231,12 @@ impl World {
         }
     }
 
-    fn run_through(&mut self) -> Result<(), Broken> {
+    fn run_through(&mut self, subject: &Subject) -> Result<(), Broken> {
+        if let Some(store) = &subject.store {
+            for node in 0..self.settings.size {
+                self.cluster.keep_in(node, store(self.cluster.nodes[node].id()))?;
+            }
+        }
         for node in 0..self.settings.size {
             self.start(node)?;
         }
@@ -270,7 +309,11 @@ impl World {
                 self.plan_nemesis();
                 Ok(())
             }
-            Event::Restart { node } if !self.is_up(node) => self.start(node),
+            Event::Restart { node } if self.core[node] && !self.is_up(node) => self.start(node),
+            Event::Stop { node } if !self.calm => {
+                let keep = self.random_keep(node);
+                self.crash(node, keep, "stop in a rolling restart")
+            }
             Event::Bootstrap => self.bootstrap(),
             _ => Ok(()),
         }
@@ -309,10 +352,12 @@ impl World {
         self.event += 1;
         self.trace.mark([2, node as u64, number, self.now]);
         self.trace.line(self.event, self.now, node, "written", format_args!("w{number}"));
-        if self.random.chance(self.settings.crash_at_write) {
+        let chosen = self.hosts[node].dies_after == Some(number);
+        if chosen || self.random.chance(self.settings.crash_at_write) {
             // Durable, and nobody was told.
             let keep = self.cluster.nodes[node].disk.in_flight().filter(|&n| n <= number).count();
-            return self.crash(node, keep, "crash after a write");
+            let why = if chosen { "crash after the chosen write" } else { "crash after a write" };
+            return self.crash(node, keep, why);
         }
         let now = self.local_time(node);
         self.cluster.written(node, number, now)?;
@@ -322,7 +367,11 @@ impl World {
     fn applied(&mut self, node: usize) -> Result<(), Broken> {
         self.hosts[node].applying = false;
         let mut last = None;
-        while let Some(entry) = self.hosts[node].to_apply.pop_front() {
+        let entries = std::mem::take(&mut self.hosts[node].to_apply);
+        if let Some(machines) = &mut self.machines {
+            machines.apply(node, entries.iter())?;
+        }
+        for entry in entries {
             self.cluster.nodes[node]
                 .applied
                 .apply(&entry)
@@ -346,11 +395,18 @@ impl World {
     fn answer(&mut self, node: usize, entry: &Entry) -> Result<(), Broken> {
         let host = &mut self.hosts[node];
         let done = self.history.apply(entry, &mut host.store)?;
-        let Some((term, call)) = host.waiting.proposals.remove(&entry.index()) else { return Ok(()) };
-        if term != entry.term() {
+        if let Some((term, call)) = host.waiting.truncated.remove(&entry.index())
+            && term != entry.term()
+        {
             self.trace.count("proposals overwritten");
             self.history.refused(call);
-            return Ok(());
+        }
+        let Some((term, call)) = host.waiting.proposals.remove(&entry.index()) else { return Ok(()) };
+        if term != entry.term() {
+            return Err(Broken::new(
+                "a proposal's entry is not replaced before a truncation is told",
+                format!("call {call} of term {term}; {} is applied", entry.id),
+            ));
         }
         match done {
             Some((applied, found)) if applied == call => self.history.written(call, entry.id, found),
@@ -384,7 +440,7 @@ impl World {
 
     fn fetched(&mut self, node: usize, fetch: &Fetch) -> Result<(), Broken> {
         self.event += 1;
-        let entries = self.cluster.nodes[node].disk.image().read(&fetch.range, fetch.max_bytes);
+        let entries = self.cluster.read(node, fetch)?;
         let now = self.local_time(node);
         if let Some(engine) = self.cluster.nodes[node].engine_mut() {
             engine.fetched(fetch.purpose, entries, now);
@@ -481,6 +537,25 @@ impl World {
     fn begin_write(&mut self, node: usize, number: u64) -> Result<(), Broken> {
         self.trace.mark([5, node as u64, number, 0]);
         self.trace.count("writes");
+        self.hosts[node].writes += 1;
+        let before = self.cluster.nodes[node].disk.in_flight().len().saturating_sub(1);
+        let ordinal = self.hosts[node].writes;
+        if let Some(crash) = self.options.crash_at
+            && (crash.node, crash.write) == (node, ordinal)
+        {
+            if !crash.durable {
+                return self.crash(node, before, "crash before the chosen write");
+            }
+            self.hosts[node].dies_after = Some(number);
+        }
+        if self.random.chance(self.settings.disk_full) {
+            let longest = 8 * self.election_timeout();
+            self.hosts[node].full_until = self.now + self.random.below(longest);
+        }
+        if self.hosts[node].full_until > self.now {
+            let keep = self.random.index(before + 1);
+            return self.crash(node, keep, "disk full");
+        }
         let failed = self.random.chance(self.settings.disk_failure);
         if failed && self.options.retry_fsync {
             self.cluster.nodes[node].disk.forget(number);
@@ -539,6 +614,17 @@ impl World {
     fn note(&mut self, node: usize, event: &EngineEvent) {
         if self.trace.wants_lines() {
             self.trace.line(self.event, self.now, node, "event", display::event(event));
+        }
+        if let EngineEvent::Truncated { from, last } = event {
+            // Whoever waits for them hears that it is unknown: another node may hold them still.
+            for index in from.index..=*last {
+                let waiting = &mut self.hosts[node].waiting;
+                if let Some((term, call)) = waiting.proposals.remove(&index) {
+                    waiting.truncated.insert(index, (term, call));
+                    self.trace.count("proposals truncated");
+                    self.history.give_up(call);
+                }
+            }
         }
         self.trace.count(match event {
             EngineEvent::PreCampaign { .. } => "pre-campaigns",
@@ -599,9 +685,13 @@ impl World {
         let lost = self.cluster.nodes[node].disk.in_flight().len() - keep;
         self.trace.line(self.event, self.now, node, "dies", format_args!("{why}, {lost} writes lost"));
         self.cluster.crash(node, keep)?;
+        if let Some(machines) = &mut self.machines {
+            machines.restart(node);
+        }
         let host = &mut self.hosts[node];
         host.paused_until = 0;
         host.disk_free_at = 0;
+        host.dies_after = None;
         host.wake_at = None;
         host.to_apply.clear();
         host.applying = false;

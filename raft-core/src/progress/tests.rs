@@ -81,6 +81,8 @@ enum Step {
     Accept(u8, u8, u8),
     /// The peer answers as one does that holds all that was sent.
     AcceptAll,
+    /// So much of what was sent arrived, and nothing is durable yet.
+    Arrived(u8),
     /// An answer that was long on its way: so many entries less had been received then.
     Late(u8),
     /// The peer refuses, and may share this much of the log.
@@ -91,10 +93,11 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => (0_u8..6).prop_map(Step::Append),
         4 => (1_u8..4, any::<u8>()).prop_map(|(count, bytes)| Step::Send(count, bytes)),
-        3 => (0_u8..90).prop_map(Step::Round),
-        4 => (any::<u8>(), any::<u8>(), any::<u8>()).prop_map(|(m, r, round)| Step::Accept(m, r, round)),
-        2 => Just(Step::AcceptAll),
-        2 => (0_u8..6).prop_map(Step::Late),
+        4 => prop::sample::select(vec![0, 20, 50, 100]).prop_map(Step::Round),
+        2 => (any::<u8>(), any::<u8>(), any::<u8>()).prop_map(|(m, r, round)| Step::Accept(m, r, round)),
+        1 => Just(Step::AcceptAll),
+        4 => any::<u8>().prop_map(Step::Arrived),
+        4 => (0_u8..6).prop_map(Step::Late),
         1 => any::<u8>().prop_map(Step::Refuse),
     ]
 }
@@ -143,9 +146,10 @@ proptest! {
                     round += 1;
                     now += Duration::from_millis(u64::from(millis));
                 }
-                Step::Accept(..) | Step::AcceptAll | Step::Late(_) => {
+                Step::Accept(..) | Step::AcceptAll | Step::Arrived(_) | Step::Late(_) => {
                     let (matched, received, answered) = match step {
                         Step::Accept(m, r, answered) => (share_of(last, m), share_of(last, r), share_of(round, answered)),
+                        Step::Arrived(share) => (0, share_of(peer.next - 1, share), round),
                         Step::Late(less) => (0, peer.received.saturating_sub(less.into()), round),
                         _ => (peer.next - 1, peer.next - 1, round),
                     };

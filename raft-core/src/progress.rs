@@ -1,5 +1,8 @@
 //! How far a peer is, and what is on its way to it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 

@@ -243,3 +243,31 @@ fn a_stale_answer_confirms_no_read() {
     cluster.engine(1).step(answer(AppendOutcome::Accepted { matched: last, received: last }), now);
     assert_eq!(cluster.engine(1).ready(now).reads[0].id, read);
 }
+
+/// What a store gives back may be damaged; counting on from the last number there is would overflow.
+#[test]
+fn a_state_that_leaves_no_room_to_count_on_is_refused() {
+    use raft_core::EntryId;
+    use raft_core::types::{HardState, Outline};
+
+    let end = EntryId::new(1, u64::MAX);
+    let terms = vec![EntryId::new(1, 1)];
+    let full =
+        LogState { last: u64::MAX, outline: Outline { terms, ..Outline::default() }, ..LogState::default() };
+    let compacted = LogState { outline: Outline { base: end, ..Outline::default() }, ..full.clone() };
+    let term =
+        LogState { hard_state: HardState { term: u64::MAX, ..HardState::default() }, ..LogState::default() };
+    for mut state in [full, compacted, term] {
+        state.hard_state.term = state.hard_state.term.max(1);
+        let refused = Engine::new(EngineOptions {
+            config: Config::default(),
+            group: GroupId(0),
+            local: Peer { node: NodeId(1), incarnation: Incarnation(101) },
+            seed: 1,
+            applied: state.outline.base.index,
+            state,
+            now: Time::ZERO,
+        });
+        assert!(refused.unwrap_err().to_string().contains("leave room to count on"));
+    }
+}

@@ -127,7 +127,8 @@ impl GroupState {
         let voted = body.get_u8();
         let node = NodeId(body.get_u64_le());
         let vote = match voted {
-            0 => None,
+            0 if node.0 == 0 => None,
+            0 => return Err(CodecError::Malformed),
             1 => Some(node),
             other => return Err(CodecError::UnknownKind(other)),
         };
@@ -232,7 +233,9 @@ pub(crate) fn take_entry(chunk: &mut Bytes, index: Index) -> Result<raft_core::t
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raft_core::types::{Entry, EntryId, Payload};
+    use proptest::prelude::*;
+    use raft_core::codec::cold;
+    use raft_core::types::{Entry, EntryId, Outline, Payload, SnapshotMeta};
 
     fn entry(index: Index) -> Entry {
         Entry { id: EntryId::new(1, index), payload: Payload::Noop }
@@ -291,6 +294,94 @@ mod tests {
             flipped[at] ^= 0x10;
             assert!(GroupState::decode(GroupId(7), &flipped).is_err());
             assert!(GroupState::decode(GroupId(7), &row[..at]).is_err());
+        }
+    }
+
+    /// A row that is damaged, and a damaged body behind a right checksum, are refused or give the same bytes again.
+    fn check_rows(group: GroupId, row: &[u8]) {
+        if let Ok(state) = GroupState::decode(group, row) {
+            assert_eq!(state.encode(group), row);
+            let later = state.last.saturating_sub(1);
+            for write in [
+                append(state.last.wrapping_add(1), 2),
+                Write { truncate_from: Some(later), ..append(later, 1) },
+            ] {
+                let _fits_or_not = state.after(&write);
+            }
+        }
+        if let Ok(identity) = Identity::decode(row) {
+            assert_eq!(identity.encode(), row);
+        }
+        if decode_format(row) == Ok(FORMAT) {
+            assert_eq!(unseal(STORE_FORMAT.as_bytes(), row).expect("is whole")[..4], FORMAT.to_le_bytes());
+        }
+        for kind in [GROUP_OUTLINE, GROUP_SNAPSHOT] {
+            let key = group_key(group, kind);
+            let Ok(body) = unseal(&key, row) else { continue };
+            assert_eq!(seal(&key, body), row);
+            let _refused_or_not = (cold::decode::<Outline>(body), cold::decode::<SnapshotMeta>(body));
+        }
+    }
+
+    fn check_all_rows(group: GroupId, body: &[u8]) {
+        check_rows(group, body);
+        for kind in [GROUP_STATE, GROUP_OUTLINE, GROUP_SNAPSHOT] {
+            check_rows(group, &seal(&group_key(group, kind), body));
+        }
+        for name in [STORE_FORMAT, STORE_IDENTITY] {
+            check_rows(group, &seal(name.as_bytes(), body));
+        }
+    }
+
+    fn chunk(first: Index, payloads: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (index, payload) in (first..).zip(payloads) {
+            let payload = Payload::Command(Bytes::copy_from_slice(payload));
+            entry::encode(&Entry { id: EntryId::new(1, index), payload }, &mut bytes).expect("is small");
+        }
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_row_or_none(group: u64, body in prop::collection::vec(any::<u8>(), 0..120)) {
+            check_all_rows(GroupId(group), &body);
+        }
+
+        #[test]
+        fn a_body_of_the_right_length_is_a_row_or_none(group: u64, voted in 0_u8..3, body in prop::collection::vec(any::<u8>(), 41)) {
+            let mut body = body;
+            body[8] = voted;
+            check_all_rows(GroupId(group), &body);
+            check_all_rows(GroupId(group), &body[..40]);
+            if voted == 0 {
+                body[9..17].fill(0);
+                check_all_rows(GroupId(group), &body);
+            }
+        }
+
+        #[test]
+        fn a_changed_chunk_gives_whole_entries_or_none(
+            payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..30), 1..6),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+            length in any::<prop::sample::Index>(),
+            first in prop::sample::select(vec![1, 7, u64::MAX - 9]),
+            end in 0_u64..9,
+        ) {
+            let whole = chunk(first, &payloads);
+            let mut bytes = whole.clone();
+            changes.into_iter().for_each(|(at, value)| bytes[at.index(whole.len())] = value);
+            bytes.truncate(length.index(whole.len() + 1));
+            if let Ok(prefix) = prefix_bytes(&bytes, first, first + end) {
+                prop_assert!(prefix <= bytes.len() && bytes[..prefix] == whole[..prefix]);
+                let kept = payloads.len().min(usize::try_from(end).expect("is small"));
+                prop_assert!(prefix == bytes.len() || prefix == chunk(first, &payloads[..kept]).len());
+            }
+            let mut rest = Bytes::from(bytes);
+            for (index, payload) in (first..).zip(&payloads) {
+                let Ok(entry) = take_entry(&mut rest, index) else { break };
+                prop_assert_eq!(entry.payload, Payload::Command(Bytes::copy_from_slice(payload)));
+            }
         }
     }
 

@@ -140,6 +140,8 @@ impl Hello {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn local(node: u64) -> LocalNode {
@@ -152,6 +154,55 @@ mod tests {
         let length = Hello::body_bytes(header.try_into().expect("six bytes"))?;
         assert_eq!(length, body.len());
         Ok(Hello::decode(body))
+    }
+
+    /// As [`Hello::read`] takes it off a stream: the bytes taken, or that there were too few.
+    fn read(stream: &[u8]) -> Result<Option<(Hello, usize)>, Fault> {
+        let Some((header, rest)) = stream.split_first_chunk() else { return Ok(None) };
+        let length = Hello::body_bytes(*header)?;
+        assert!(length <= MAX_BODY_BYTES);
+        Ok(rest.get(..length).map(|body| (Hello::decode(body), HEADER_BYTES + length)))
+    }
+
+    /// Refused or understood, and then the same bytes again, but for what a later version added.
+    fn check(stream: &[u8]) {
+        let Ok(Some((hello, taken))) = read(stream) else { return };
+        let again = hello.encode();
+        assert_eq!(again[HEADER_BYTES..], stream[HEADER_BYTES..HEADER_BYTES + BODY_BYTES]);
+        assert_eq!(again == stream[..taken], taken == HEADER_BYTES + BODY_BYTES);
+        let _refused_or_not = hello.check_names(NodeId(7), local(9));
+        let _in_range_or_not = hello.check_answer();
+        if let Ok(answer) = hello.answer(local(9)) {
+            assert_eq!(answer.check_answer(), Ok(()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_hello_or_none(stream in prop::collection::vec(any::<u8>(), 0..1200)) {
+            check(&stream);
+        }
+
+        #[test]
+        fn any_body_is_a_hello(body in prop::collection::vec(any::<u8>(), 0..=MAX_BODY_BYTES + 9)) {
+            let mut stream = MAGIC.to_vec();
+            stream.extend(u16::try_from(body.len()).expect("is short").to_le_bytes());
+            stream.extend(&body);
+            let fits = (BODY_BYTES..=MAX_BODY_BYTES).contains(&body.len());
+            prop_assert_eq!(matches!(read(&stream), Ok(Some(_))), fits);
+            check(&stream);
+        }
+
+        #[test]
+        fn a_changed_hello_is_refused_or_another(
+            changes in prop::collection::vec((0..HEADER_BYTES + BODY_BYTES, any::<u8>()), 1..6),
+            length in 0..=HEADER_BYTES + BODY_BYTES,
+        ) {
+            let mut stream = Hello::offer(local(7), NodeId(9)).encode();
+            changes.into_iter().for_each(|(at, value)| stream[at] = value);
+            check(&stream);
+            check(&stream[..length]);
+        }
     }
 
     #[test]

@@ -101,6 +101,8 @@ pub enum Refusal {
     BeyondLog,
     /// Its term or index is beyond any real one.
     OutOfRange,
+    /// Too many entries wait for the disk already.
+    Overloaded,
 }
 
 impl fmt::Display for Refusal {
@@ -115,6 +117,7 @@ impl fmt::Display for Refusal {
             Self::BadEntries => "its entries are not a log",
             Self::BeyondLog => "it promises more than the log holds",
             Self::OutOfRange => "its term or index is beyond any real one",
+            Self::Overloaded => "too many entries wait for the disk already",
         })
     }
 }

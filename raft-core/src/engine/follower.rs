@@ -186,6 +186,11 @@ impl Engine {
                 self.refuse(from, Refusal::TruncatesCommitted);
                 return;
             }
+            // As if lost: the leader sends it again. One that keeps its window is not refused.
+            if self.log.bytes_in_memory() > self.max_bytes_in_memory() {
+                self.refuse(from, Refusal::Overloaded);
+                return;
+            }
             if from_index <= self.log.last_index() {
                 self.truncate(from_index);
             }
@@ -202,6 +207,13 @@ impl Engine {
         // may have lost the answer. New entries are answered when they are.
         follower.owed |= heartbeat || follower.round > follower.round_told || last_new <= durable;
         self.commit = self.commit.max(commit.min(sure));
+    }
+
+    /// What is on disk goes from memory beyond twice `max_tail_bytes`; the rest waits for the disk, and is as much as a leader
+    /// may have under way, whatever this one sends.
+    fn max_bytes_in_memory(&self) -> usize {
+        let waiting = self.config.max_inflight_bytes.max(self.config.max_uncommitted_bytes);
+        self.config.max_tail_bytes.saturating_mul(2).saturating_add(waiting)
     }
 
     /// Drops entries from `from` on: only followers do, and only at the first entry that differs.

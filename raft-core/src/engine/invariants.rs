@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Engine, Role};
+use super::{Engine, NUMBER_LIMIT, Role};
 use crate::types::{Index, NodeId, Term};
 use crate::write::LogState;
 
@@ -80,10 +80,17 @@ impl Summary {
     }
 }
 
+/// Above what peers can bring a node to, and far below where counting on would overflow.
+const RESTORED_LIMIT: u64 = 2 * NUMBER_LIMIT;
+
 /// Whether what a store gives back can be a group's state.
 pub(super) fn check_restored(state: &LogState, applied: Index) -> Result<(), Violation> {
     let LogState { hard_state, outline, last, .. } = state;
     let wrong = |rule, detail| Err(Violation { rule, detail });
+    let highest = hard_state.term.max(*last).max(outline.base.index);
+    if highest > RESTORED_LIMIT {
+        return wrong("stored terms and indexes leave room to count on", format!("{highest}"));
+    }
     if !outline.fits(*last) {
         return wrong("the stored outline fits the stored log", format!("{outline:?}, last index {last}"));
     }

@@ -84,6 +84,11 @@ impl Log {
         self.tail.slice(from, to, max_bytes)
     }
 
+    /// The bytes of all entries in memory.
+    pub(crate) fn bytes_in_memory(&self) -> usize {
+        self.tail.bytes()
+    }
+
     /// The bytes of the entries in memory after `index`.
     pub(crate) fn bytes_in_memory_after(&self, index: Index) -> usize {
         self.tail.bytes_after(index)

@@ -22,6 +22,10 @@ impl Tail {
         self.first
     }
 
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn bytes_after(&self, index: Index) -> usize {
         self.entries.iter().rev().take_while(|entry| entry.index() > index).map(Entry::bytes).sum()
     }

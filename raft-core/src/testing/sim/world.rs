@@ -640,6 +640,7 @@ impl World {
                 crate::engine::Refusal::SecondLeader => "refusals: second leader",
                 crate::engine::Refusal::TruncatesCommitted => "refusals: truncates committed",
                 crate::engine::Refusal::BadEntries => "refusals: bad entries",
+                crate::engine::Refusal::Overloaded => "refusals: overloaded",
                 crate::engine::Refusal::BeyondLog => "refusals: beyond log",
                 _ => "refusals: not for this node",
             },

@@ -1,6 +1,6 @@
 //! Nothing grows without a bound: each queue keeps within the setting that limits it, and one entry more where a single
-//! one always goes (thesis, 10.2.1, on pipelining: a leader may send ahead, but must not run away from a slow follower). That all
-//! are empty when nothing goes on is checked at the end of a simulation.
+//! one always goes. Pipelining (thesis, 10.2.2) sends ahead of the answers; the window is what keeps a slow or dead follower
+//! from filling the leader's memory. That all queues are empty when nothing goes on is checked at the end of a simulation.
 
 use super::{Broken, View};
 use crate::config::Config;

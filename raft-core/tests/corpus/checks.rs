@@ -12,9 +12,12 @@ use raft_core::{Config, Engine, GroupId, Incarnation, Membership, NodeId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+/// Panics where something does not hold of these bytes.
+pub(crate) type Check = fn(&[u8]);
+
 /// A check for each decoder, under the name of its fuzz target and of its folder of seeds.
 #[allow(dead_code, reason = "each fuzz target uses one")]
-pub(crate) const CHECKS: &[(&str, fn(&[u8]))] = &[
+pub(crate) const CHECKS: &[(&str, Check)] = &[
     ("frame", frame),
     ("entry", entry),
     ("hard_state", hard_state),

@@ -106,6 +106,19 @@ fn a_length_that_lies_allocates_nothing() {
     assert_eq!(entry::decode(&mut Bytes::copy_from_slice(&header)), Err(CodecError::TooLarge));
 }
 
+#[test]
+fn the_limit_of_short_bytes_refuses_none_that_are_whole() {
+    for length in [(64 << 10) - 8, (64 << 10) - 7, 65 << 10] {
+        let text = "x".repeat(length);
+        assert_eq!(cold::decode::<String>(&cold::encode(&text).unwrap()).unwrap(), text);
+    }
+    let terms: Vec<EntryId> = (1..5_000).map(|term| EntryId::new(term, term)).collect();
+    for count in 4_080..4_100 {
+        let outline = Outline { terms: terms[..count].to_vec(), ..Outline::default() };
+        assert_eq!(cold::decode::<Outline>(&cold::encode(&outline).unwrap()).unwrap(), outline);
+    }
+}
+
 fn membership() -> impl Strategy<Value = Membership> {
     (prop::collection::btree_set(1_u64..20, 1..6), any::<u64>()).prop_map(|(ids, incarnation)| {
         let voters: BTreeSet<NodeId> = ids.into_iter().map(NodeId).collect();

@@ -263,6 +263,11 @@ enum Step {
         count: u8,
         bytes: usize,
     },
+    /// A leader of a later term overwrites the last entries.
+    Overwrite {
+        from: u64,
+        last: u8,
+    },
     /// Wait so many milliseconds, or until the deadline.
     Wait(u16),
     Due,
@@ -285,6 +290,7 @@ fn step() -> impl Strategy<Value = Step> {
         14 => (from(), right(), to, said()).prop_map(|(from, right, to, said)| Step::Hear { from, right, to, said }),
         1 => (2_u64..4, 1_u8..100, 0_usize..300).prop_map(|(from, count, bytes)| Step::Flood { from, count, bytes }),
         1 => Just(Step::Elect),
+        2 => (2_u64..4, 0_u8..5).prop_map(|(from, last)| Step::Overwrite { from, last }),
         3 => (2_u64..4).prop_map(|from| Step::Agree { from }),
         2 => (0_u16..300).prop_map(Step::Wait),
         3 => Just(Step::Due),
@@ -375,6 +381,14 @@ impl Bench {
                 let outcome = AppendOutcome::Accepted { matched: last, received: last };
                 let response = Message::AppendResponse(AppendResponse { term, round: 0, outcome });
                 self.hear(peer(from), incarnation(1), response);
+            }
+            Step::Overwrite { from, last } => {
+                let index = self.engine.last().index.saturating_sub(last.into());
+                let Some(before) = self.disk.ahead().term(index) else { return };
+                let (term, prev) = (self.engine.term() + 1, EntryId::new(before, index));
+                let entries = vec![Entry { id: EntryId::new(term, index + 1), payload: Payload::Noop }];
+                let request = AppendRequest { term, prev, entries, commit: index, round: 1 };
+                self.hear(peer(from), incarnation(1), Message::AppendRequest(request));
             }
             Step::Wait(millis) => {
                 self.now += Duration::from_millis(millis.into());

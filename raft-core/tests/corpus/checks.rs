@@ -12,8 +12,8 @@ use raft_core::{Config, Engine, GroupId, Incarnation, Membership, NodeId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-#[allow(dead_code, reason = "each fuzz target uses one")]
-type Check = fn(&[u8]);
+/// Panics where something does not hold of these bytes.
+pub(crate) type Check = fn(&[u8]);
 
 /// A check for each decoder, under the name of its fuzz target and of its folder of seeds.
 #[allow(dead_code, reason = "each fuzz target uses one")]

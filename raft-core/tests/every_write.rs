@@ -2,11 +2,12 @@
 //! recover from all of them.
 
 #![cfg(feature = "testing")]
+#![allow(clippy::print_stdout, reason = "how many points there were is the result")]
 
 use raft_core::testing::sim::{self, CrashAt, Fault, Options};
 
 /// Seeds that found their cluster first and those that begin with a founded one, of 1 to 5 nodes.
-const SEEDS: std::ops::Range<u64> = 0..12;
+const SEEDS: std::ops::Range<u64> = 0..8;
 
 #[test]
 fn a_crash_at_any_write_is_survived() {
@@ -38,5 +39,6 @@ fn a_crash_at_any_write_is_survived() {
         assert!(of_seed >= 2 * quiet.writes.len() as u64, "{of_seed} points in seed {seed}");
         points += of_seed;
     }
+    println!("{points} points");
     assert!(points >= 500, "only {points} points");
 }

@@ -1,4 +1,4 @@
-//! What only goes forward: the term and the vote over the whole life of a node, commit and applied within a run; and
+//! What only goes forward (paper, figure 2): the term and the vote over the whole life of a node, commit and applied within a run; and
 //! their order: applied, then commit, then the last entry.
 
 use super::{Broken, View};

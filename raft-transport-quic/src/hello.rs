@@ -13,8 +13,8 @@ const MIN_VERSION: u16 = 1;
 const MAX_VERSION: u16 = 1;
 
 const MAGIC: [u8; 4] = *b"RAFT";
-const HEADER_BYTES: usize = 6;
-const BODY_BYTES: usize = 52;
+pub(crate) const HEADER_BYTES: usize = 6;
+pub(crate) const BODY_BYTES: usize = 52;
 /// A later version may say more, but no hello needs more than this.
 const MAX_BODY_BYTES: usize = 1024;
 
@@ -86,7 +86,7 @@ impl Hello {
         Ok(())
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER_BYTES + BODY_BYTES);
         out.put_slice(&MAGIC);
         out.put_u16_le(BODY_BYTES as u16);
@@ -100,7 +100,7 @@ impl Hello {
         out
     }
 
-    fn body_bytes(header: [u8; HEADER_BYTES]) -> Result<usize, Fault> {
+    pub(crate) fn body_bytes(header: [u8; HEADER_BYTES]) -> Result<usize, Fault> {
         let length = usize::from(u16::from_le_bytes([header[4], header[5]]));
         if header[..4] != MAGIC || !(BODY_BYTES..=MAX_BODY_BYTES).contains(&length) {
             return Err(Fault::Malformed("the hello is none".to_owned()));
@@ -109,7 +109,7 @@ impl Hello {
     }
 
     /// Takes a hello from `body`, which [`Self::body_bytes`] has found long enough; what a later version added is skipped.
-    fn decode(mut body: &[u8]) -> Self {
+    pub(crate) fn decode(mut body: &[u8]) -> Self {
         Self {
             min_version: body.get_u16_le(),
             max_version: body.get_u16_le(),

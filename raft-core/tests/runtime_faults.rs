@@ -77,6 +77,7 @@ impl LogStore for Faulty {
     async fn write(&self, writes: &[Write]) -> Result<(), StorageError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         if self.slow.load(Ordering::SeqCst) {
+            // The slow disk itself; the tests wait for conditions.
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
         if self.failing.load(Ordering::SeqCst) {

@@ -119,6 +119,7 @@ async fn nothing_confirmed_is_lost() {
             (told.confirmed.load(Ordering::Relaxed) > before + 20).then_some(())
         })
         .await;
+        // Waits for nothing: these pauses are the random moments of the kills and restarts.
         tokio::time::sleep(Duration::from_millis(random.u64(..300))).await;
         // Mostly the leader or any one, sometimes two, now and then all.
         let leader = cluster.leader().await;

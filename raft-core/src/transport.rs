@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use crate::message::Envelope;
-use crate::types::{ClusterId, NodeId, Peer};
+use crate::types::{ClusterId, Lineage, NodeId, Peer};
+
+/// The largest frame of a [`SnapshotStream`], in bytes.
+pub const MAX_SNAPSHOT_FRAME_BYTES: usize = 1 << 20;
 
 /// Who a transport speaks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,11 +28,42 @@ pub trait Inbox: Send + Sync + 'static {
     /// block; what there is no room for is dropped and counted.
     fn deliver(&self, from: NodeId, batch: Vec<Envelope>);
 
-    /// Whether to talk to a peer that has proved to be `peer` of our cluster; asked at each hello.
+    /// Whether to talk to a peer that has proved to be `peer` of our cluster and says that it is of `lineage`; asked at each
+    /// hello.
     ///
     /// # Errors
     /// The reason to refuse it, in a sentence for the log.
-    fn admit(&self, peer: Peer) -> Result<(), String>;
+    fn admit(&self, peer: Peer, lineage: Lineage) -> Result<(), String>;
+
+    /// The lineage that this node belongs to now, to be said in each hello.
+    fn lineage(&self) -> Lineage;
+
+    /// A stream that `from`, whose identity the transport has authenticated, opened to send a snapshot. Does not block;
+    /// dropping the stream refuses it.
+    fn snapshot(&self, from: NodeId, stream: Box<dyn SnapshotStream>);
+}
+
+/// One end of a stream for a snapshot: frames in both directions, in order, without loss. Dropping it before
+/// [`finish`](Self::finish) breaks the stream: the other end gets an error.
+#[async_trait]
+pub trait SnapshotStream: Send + 'static {
+    /// Sends a frame of 1 to [`MAX_SNAPSHOT_FRAME_BYTES`] bytes; waits while the other end is behind.
+    ///
+    /// # Errors
+    /// Where the stream is broken.
+    async fn send(&mut self, frame: Bytes) -> Result<(), TransportError>;
+
+    /// The other end's next frame; `None` once it has finished. Cancel safe: a frame is not lost where the future is dropped.
+    ///
+    /// # Errors
+    /// Where the stream is broken.
+    async fn receive(&mut self) -> Result<Option<Bytes>, TransportError>;
+
+    /// Ends this direction in good order: the other end gets all frames, then `None`.
+    ///
+    /// # Errors
+    /// Where the stream is broken.
+    async fn finish(&mut self) -> Result<(), TransportError>;
 }
 
 /// Carries messages between nodes.
@@ -61,6 +96,13 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Queues messages for `to`, in order. Never blocks; drops what there is no room for and what has no connection.
     fn send(&self, to: NodeId, batch: Vec<Envelope>);
+
+    /// Opens a stream to send a snapshot to `to`, which gets it from [`Inbox::snapshot`]. It shares the connection and must
+    /// not hold up messages: those go first. Few frames are on the way at once; what more is sent waits.
+    ///
+    /// # Errors
+    /// Where there is no connection, or the peer takes no more streams.
+    async fn open_snapshot(&self, to: NodeId) -> Result<Box<dyn SnapshotStream>, TransportError>;
 
     /// Stops listening, tries for a moment to send what is queued, closes everything, and delivers nothing any more.
     /// Repeating it does nothing.

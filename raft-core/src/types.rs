@@ -94,6 +94,22 @@ impl fmt::Display for Incarnation {
     }
 }
 
+/// Marks one history of a cluster: a random number drawn when it is founded, and anew when one node's log is declared to be
+/// the cluster's after a majority was lost. Nodes of two lineages never work together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Lineage(pub u64);
+
+impl Lineage {
+    /// Not known yet: the node has no committed configuration.
+    pub const UNKNOWN: Self = Self(0);
+}
+
+impl fmt::Display for Lineage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 /// A node and the data folder that it runs on: both ends of every envelope.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Peer {

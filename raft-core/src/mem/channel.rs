@@ -5,10 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use crate::message::Envelope;
-use crate::transport::{Inbox, LocalNode, Transport, TransportError};
+use crate::transport::{
+    Inbox, LocalNode, MAX_SNAPSHOT_FRAME_BYTES, SnapshotStream, Transport, TransportError,
+};
 use crate::types::NodeId;
+
+/// How many frames of a snapshot are on the way at once.
+const SNAPSHOT_FRAMES: usize = 4;
 
 /// Connects nodes of one process: messages are moved from node to node without being encoded. Links can be cut and
 /// healed, to see what a cluster does then. Cheap to clone: all clones are one network.
@@ -37,8 +44,8 @@ impl Links {
         if let (true, Some((a_local, a_inbox)), Some((b_local, b_inbox))) =
             (wanted, self.nodes.get(&a), self.nodes.get(&b))
             && a_local.cluster == b_local.cluster
-            && a_inbox.admit(b_local.peer).is_ok()
-            && b_inbox.admit(a_local.peer).is_ok()
+            && a_inbox.admit(b_local.peer, b_inbox.lineage()).is_ok()
+            && b_inbox.admit(a_local.peer, a_inbox.lineage()).is_ok()
         {
             self.up.insert(pair(a, b));
         }
@@ -161,7 +168,93 @@ impl Transport for ChannelTransport {
         inbox.deliver(self.node, batch);
     }
 
+    async fn open_snapshot(&self, to: NodeId) -> Result<Box<dyn SnapshotStream>, TransportError> {
+        let inbox = {
+            let mut links = self.network.change();
+            links.greet(self.node, to);
+            links.inbox(self.node, to).map(Arc::clone)
+        };
+        let Some(inbox) = inbox else {
+            return Err(TransportError::new(format!("node {to} is not connected")));
+        };
+        let (there, from_here) = mpsc::channel(SNAPSHOT_FRAMES);
+        let (back, from_there) = mpsc::channel(SNAPSHOT_FRAMES);
+        let end = |from, to, sender, receiver| {
+            let network = self.network.clone();
+            Box::new(ChannelStream { network, from, to, sender: Some(sender), receiver, ended: false })
+        };
+        inbox.snapshot(self.node, end(to, self.node, back, from_here));
+        Ok(end(self.node, to, there, from_there))
+    }
+
     async fn stop(&self) {
         self.leave();
+    }
+}
+
+/// What travels on a [`ChannelStream`].
+enum Frame {
+    Bytes(Bytes),
+    /// The sender has finished. A channel that closes without it is a broken stream.
+    End,
+}
+
+/// One end of a stream between two nodes; broken as soon as it is used over a link that is cut.
+struct ChannelStream {
+    network: ChannelNetwork,
+    from: NodeId,
+    to: NodeId,
+    sender: Option<mpsc::Sender<Frame>>,
+    receiver: mpsc::Receiver<Frame>,
+    /// The other end has finished.
+    ended: bool,
+}
+
+impl ChannelStream {
+    fn broken(&self) -> TransportError {
+        TransportError::new(format!("the stream between nodes {} and {} is broken", self.from, self.to))
+    }
+
+    async fn push(&mut self, frame: Frame) -> Result<(), TransportError> {
+        let up = self.network.look().inbox(self.from, self.to).is_some();
+        let sent = match &self.sender {
+            Some(sender) if up => sender.send(frame).await.is_ok(),
+            _ => false,
+        };
+        if !sent {
+            self.sender = None;
+            return Err(self.broken());
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl SnapshotStream for ChannelStream {
+    async fn send(&mut self, frame: Bytes) -> Result<(), TransportError> {
+        if frame.is_empty() || frame.len() > MAX_SNAPSHOT_FRAME_BYTES {
+            return Err(TransportError::new(format!("a frame of {} bytes cannot be sent", frame.len())));
+        }
+        self.push(Frame::Bytes(frame)).await
+    }
+
+    async fn receive(&mut self) -> Result<Option<Bytes>, TransportError> {
+        if self.ended {
+            return Ok(None);
+        }
+        match self.receiver.recv().await {
+            Some(Frame::Bytes(bytes)) => Ok(Some(bytes)),
+            Some(Frame::End) => {
+                self.ended = true;
+                Ok(None)
+            }
+            None => Err(self.broken()),
+        }
+    }
+
+    async fn finish(&mut self) -> Result<(), TransportError> {
+        self.push(Frame::End).await?;
+        self.sender = None;
+        Ok(())
     }
 }

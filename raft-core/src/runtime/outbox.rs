@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use super::mailbox::{Mailbox, lock};
 use crate::membership::Membership;
 use crate::message::Envelope;
-use crate::transport::{Inbox, Transport};
-use crate::types::{Incarnation, NodeId, Peer};
+use crate::transport::{Inbox, SnapshotStream, Transport};
+use crate::types::{Incarnation, Lineage, NodeId, Peer};
 
 /// Which data folder the configuration binds each node to; shared with the transport's side, which asks at each hello.
 type Roster = Arc<Mutex<BTreeMap<NodeId, Incarnation>>>;
@@ -96,7 +96,13 @@ impl Inbox for GroupInbox {
         self.mailbox.deliver(batch);
     }
 
-    fn admit(&self, peer: Peer) -> Result<(), String> {
+    fn lineage(&self) -> Lineage {
+        Lineage::UNKNOWN
+    }
+
+    fn snapshot(&self, _from: NodeId, _stream: Box<dyn SnapshotStream>) {}
+
+    fn admit(&self, peer: Peer, _lineage: Lineage) -> Result<(), String> {
         match lock(&self.roster).get(&peer.node) {
             Some(&bound) if bound != Incarnation::UNKNOWN && bound != peer.incarnation => Err(format!(
                 "node {} is bound to the data folder {bound} and comes with {}: its folder was wiped or replaced",

@@ -51,6 +51,7 @@ fn golden_bytes_of_a_frame() {
         term: 5,
         round: 2,
         outcome: AppendOutcome::Conflict { prev: 8, hint: EntryId::new(3, 6), last: 7 },
+        priority: 0,
     };
     let envelopes = [envelope(Message::VoteRequest(vote)), envelope(Message::AppendResponse(response))];
     wire::encode_frame(&envelopes, &mut frame).unwrap();
@@ -173,7 +174,7 @@ fn message() -> impl Strategy<Value = Message> {
             }
         ),
         (any::<u64>(), any::<u64>(), outcome).prop_map(|(term, round, outcome)| {
-            Message::AppendResponse(AppendResponse { term, round, outcome })
+            Message::AppendResponse(AppendResponse { term, round, outcome, priority: 0 })
         }),
         Just(Message::IdentityRequest),
         any::<bool>().prop_map(|founded| Message::IdentityResponse { founded }),

@@ -22,7 +22,7 @@ use bytes::{Buf, BufMut, Bytes};
 
 use super::{CodecError, entry};
 use crate::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
 };
 use crate::types::{EntryId, GroupId, Incarnation, NodeId, Peer};
 
@@ -38,6 +38,7 @@ const APPEND_REQUEST: u8 = 3;
 const APPEND_RESPONSE: u8 = 4;
 const IDENTITY_REQUEST: u8 = 5;
 const IDENTITY_RESPONSE: u8 = 6;
+const TIMEOUT_NOW: u8 = 7;
 
 const ACCEPTED: u8 = 0;
 const CONFLICT: u8 = 1;
@@ -151,6 +152,11 @@ fn encode_envelope(envelope: &Envelope, out: &mut Vec<u8>) -> Result<(), CodecEr
             out.put_u8(IDENTITY_RESPONSE);
             out.put_u8(u8::from(*founded));
         }
+        Message::TimeoutNow(m) => {
+            out.put_u8(TIMEOUT_NOW);
+            out.put_u64_le(m.term);
+            out.put_u64_le(m.round);
+        }
     }
     Ok(())
 }
@@ -200,10 +206,11 @@ fn decode_envelope(bytes: &mut Bytes) -> Result<Envelope, CodecError> {
                 STALE => AppendOutcome::Stale,
                 other => return Err(CodecError::UnknownKind(other)),
             };
-            Message::AppendResponse(AppendResponse { term, round, outcome })
+            Message::AppendResponse(AppendResponse { term, round, outcome, priority: 0 })
         }
         IDENTITY_REQUEST => Message::IdentityRequest,
         IDENTITY_RESPONSE => Message::IdentityResponse { founded: take_flag(bytes)? },
+        TIMEOUT_NOW => Message::TimeoutNow(TimeoutNow { term: take_u64(bytes)?, round: take_u64(bytes)? }),
         other => return Err(CodecError::UnknownKind(other)),
     };
     Ok(Envelope { group, from, to, message })

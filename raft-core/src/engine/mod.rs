@@ -13,17 +13,19 @@ mod founding;
 mod invariants;
 mod leader;
 mod planted;
+mod priority;
 #[cfg(feature = "testing")]
 mod queues;
 mod reads;
 pub mod ready;
 pub mod status;
+mod transfer;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-pub use self::event::{Event, FoundingEnd, Refusal};
+pub use self::event::{Event, FoundingEnd, Refusal, TransferReason};
 pub use self::invariants::Violation;
 #[cfg(feature = "testing")]
 pub use self::planted::Planted;
@@ -38,6 +40,7 @@ use self::follower::Follower;
 use self::founding::Founding;
 use self::invariants::Summary;
 use self::leader::Leader;
+use self::priority::LostLeaders;
 use crate::config::{Config, ConfigError};
 use crate::log::Log;
 use crate::membership::{Membership, MembershipError};
@@ -84,6 +87,7 @@ pub struct Engine {
     /// A vote granted and not told yet, because it is not durable.
     owed_vote: Option<Peer>,
     founding: Option<Founding>,
+    lost_leaders: LostLeaders,
 
     log: Log,
     durable: Durable,
@@ -154,6 +158,7 @@ impl Engine {
             leader: None,
             owed_vote: None,
             founding: None,
+            lost_leaders: LostLeaders::default(),
             durable: Durable::new(hard_state, last),
             log: Log::new(outline, last),
             commit,
@@ -202,6 +207,7 @@ impl Engine {
             Message::VoteResponse(response) => self.on_vote_response(from, response),
             Message::AppendRequest(request) => self.on_append_request(from, request),
             Message::AppendResponse(response) => self.on_append_response(from, response),
+            Message::TimeoutNow(told) => self.on_timeout_now(from, told),
             Message::IdentityRequest => {
                 // Only what a crash cannot undo.
                 let founded = self.log.membership().is_some_and(|(index, _)| index <= self.durable.index);
@@ -264,6 +270,11 @@ impl Engine {
         let bytes: usize = commands.iter().map(|command| command.len() + Entry::OVERHEAD_BYTES).sum();
         if bytes > self.config.max_uncommitted_bytes {
             return Err(ProposeError::TooLarge { bytes, limit: self.config.max_uncommitted_bytes });
+        }
+        if let Some(transfer) = leading.transfer.as_ref().filter(|transfer| transfer.is_closed())
+            && !self.has(planted::Planted::ProposeDuringTransfer)
+        {
+            return Err(ProposeError::Transferring { to: transfer.to });
         }
         if leading.uncommitted_bytes.saturating_add(bytes) > self.config.max_uncommitted_bytes {
             return Err(ProposeError::Overloaded);
@@ -348,7 +359,11 @@ impl Engine {
                 candidate.deadline.min(candidate.ask_at)
             }
             Role::Candidate(candidate) => candidate.deadline,
-            Role::Leader(leader) => leader.heartbeat_at.min(leader.notice_at.unwrap_or(Time::MAX)),
+            Role::Leader(leader) => {
+                let transfer = leader.transfer.as_ref().map(|transfer| transfer.deadline);
+                let due = [leader.notice_at, transfer].into_iter().flatten();
+                due.fold(leader.heartbeat_at, Time::min)
+            }
         };
         role.min(self.founding_deadline())
     }
@@ -365,6 +380,9 @@ impl Engine {
             Role::Leader(_) => false,
         };
         if due {
+            if matches!(self.role, Role::Follower(_)) {
+                self.note_lost_leader();
+            }
             self.campaign();
         }
         self.check();
@@ -426,6 +444,7 @@ impl Engine {
                         next: peer.next,
                         inflight: peer.inflights.len(),
                         active: self.now < peer.heard_at.saturating_add(self.config.election_timeout),
+                        priority: peer.priority,
                     };
                     (node, status)
                 })
@@ -441,6 +460,8 @@ impl Engine {
             applied: self.applied,
             durable: self.durable.index,
             last: self.log.last(),
+            priority: self.config.priority,
+            transferring: self.transferring(),
             membership: self.membership().clone(),
             peers,
         }
@@ -459,15 +480,6 @@ impl Engine {
 
     fn set_now(&mut self, now: Time) {
         self.now = self.now.max(now);
-    }
-
-    /// When to campaign if nothing is heard; never, where this node has no vote.
-    fn election_deadline(&mut self) -> Time {
-        if self.membership().is_voter(self.local.node) {
-            self.now.saturating_add(self.random.one_to_two_times(self.config.election_timeout))
-        } else {
-            Time::MAX
-        }
     }
 
     fn peer(&self, node: NodeId) -> Option<Peer> {
@@ -540,6 +552,12 @@ pub enum ProposeError {
     /// Too much is uncommitted already; try again later.
     #[error("too much is uncommitted")]
     Overloaded,
+    /// Leadership is being handed to another node: propose there, or here again if it does not take over.
+    #[error("leadership is being handed to node {to}")]
+    Transferring {
+        /// The other node.
+        to: NodeId,
+    },
     /// There is no command.
     #[error("there is no command")]
     Empty,
@@ -569,6 +587,48 @@ pub enum ReadError {
     /// Too many reads wait already; try again later.
     #[error("too many reads wait")]
     Overloaded,
+    /// The group has stopped.
+    #[error("the group has stopped")]
+    Fatal,
+}
+
+/// Why leadership is not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// Another node leads, or none: only the leader can hand over.
+    #[error("this node does not lead")]
+    NotLeader {
+        /// The leader, where it is known.
+        leader: Option<NodeId>,
+    },
+    /// The node is not in the configuration.
+    #[error("node {node} is not a member of the cluster")]
+    NotMember {
+        /// The node.
+        node: NodeId,
+    },
+    /// The node does not vote, or is about to leave.
+    #[error("node {node} is not a voter: a learner cannot lead")]
+    NotVoter {
+        /// The node.
+        node: NodeId,
+    },
+    /// The node has not answered for an election timeout.
+    #[error("node {node} does not answer")]
+    Silent {
+        /// The node.
+        node: NodeId,
+    },
+    /// No other voter answers, or there is none.
+    #[error("there is no other voter that answers")]
+    NoSuccessor,
+    /// Leadership is being handed to another node already.
+    #[error("leadership is being handed to node {to} already")]
+    UnderWay {
+        /// The other node.
+        to: NodeId,
+    },
     /// The group has stopped.
     #[error("the group has stopped")]
     Fatal,

@@ -96,6 +96,7 @@ impl Engine {
             self.emit_append_response();
             self.emit_vote_requests();
             self.emit_heartbeats();
+            self.emit_timeout_now();
             self.emit_appends(&mut ready);
             self.confirm_reads(&mut ready);
             ready.write = self.emit_write();

@@ -52,6 +52,10 @@ pub struct Status {
     pub durable: Index,
     /// The last entry.
     pub last: EntryId,
+    /// This node's [`Config::priority`](crate::config::Config::priority).
+    pub priority: u8,
+    /// On a leader: to whom it is handing over.
+    pub transferring: Option<NodeId>,
     /// The configuration in force.
     pub membership: Membership,
     /// On a leader: how far each other member is.
@@ -70,4 +74,6 @@ pub struct PeerStatus {
     pub inflight: usize,
     /// Whether it answered within an election timeout.
     pub active: bool,
+    /// Its priority, as it said.
+    pub priority: u8,
 }

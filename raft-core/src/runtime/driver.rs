@@ -283,6 +283,7 @@ impl Driver {
                 Err(ProposeError::TooLarge { bytes, limit }) => RaftError::TooLarge { bytes, limit },
                 Err(ProposeError::Empty) => return,
                 Err(ProposeError::Overloaded) => RaftError::Overloaded,
+                Err(ProposeError::Transferring { to }) => RaftError::Transferring { to },
                 Err(ProposeError::Fatal) => RaftError::Fatal { reason: "the group has stopped".into() },
             }
         };

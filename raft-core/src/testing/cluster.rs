@@ -27,6 +27,15 @@ impl Cluster {
         Self::on(size, config, |_| Image::of(HardState::default(), outline.clone(), Vec::new()))
     }
 
+    /// The same, where one node has no vote.
+    pub fn with_learner(size: usize, config: &Config, learner: NodeId) -> Self {
+        let mut membership = Membership::of_voters(members(size, incarnation));
+        membership.voters.remove(&learner);
+        membership.learners.insert(learner);
+        let outline = founded_outline(membership);
+        Self::on(size, config, |_| Image::of(HardState::default(), outline.clone(), Vec::new()))
+    }
+
     /// `size` nodes with blank disks, to be bootstrapped; none runs yet.
     pub fn blank(size: usize, config: &Config) -> Self {
         Self::on(size, config, |_| Image::default())
@@ -37,6 +46,13 @@ impl Cluster {
         Self {
             nodes: ids.iter().map(|&id| Node::new(id, config.clone(), image(id))).collect(),
             invariants: Invariants::new(size),
+        }
+    }
+
+    /// Gives the nodes priorities, in order, before they start.
+    pub fn prioritize(&mut self, priorities: &[u8]) {
+        for (node, &priority) in self.nodes.iter_mut().zip(priorities) {
+            node.prioritize(priority);
         }
     }
 

@@ -10,7 +10,7 @@ use super::settings::Settings;
 use super::subject::{Machines, Subject};
 use super::trace::Trace;
 use super::{Failure, Options, Report};
-use crate::engine::{Event as EngineEvent, Fetch, Ready};
+use crate::engine::{Event as EngineEvent, Fetch, Ready, TransferReason};
 use crate::message::Envelope;
 use crate::testing::cluster::Cluster;
 use crate::testing::display;
@@ -633,6 +633,12 @@ impl World {
             EngineEvent::Following { .. } => "followings",
             EngineEvent::QuorumLost { .. } => "quorums lost",
             EngineEvent::DiskStalled { .. } => "leaders with a stalled disk",
+            EngineEvent::Transferring { reason, .. } => match reason {
+                TransferReason::Preferred => "transfers to the preferred",
+                TransferReason::DiskStalled => "transfers off a stalled disk",
+                _ => "transfers asked for",
+            },
+            EngineEvent::TransferFailed { .. } => "transfers failed",
             EngineEvent::Truncated { .. } => "truncations",
             EngineEvent::Resend { .. } => "resends",
             EngineEvent::PromiseBroken { .. } => "promises broken",

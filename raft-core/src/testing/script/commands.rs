@@ -50,6 +50,7 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         "wipe" => wipe(node(words, 0)?, stage),
         "forge" => forge(words, stage),
         "tick" => tick(words, stage),
+        "heartbeats" => heartbeats(words, stage),
         "timeout" => {
             stage.timeout(node(words, 0)?)?;
             stage.pump(node(words, 0)?).map(drop)
@@ -437,6 +438,23 @@ fn tick(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
             engine.tick(now);
         }
         stage.pump(id)?;
+    }
+    Ok(())
+}
+
+/// `heartbeats 1 10`: ten times a heartbeat interval of node 1, each with what follows from it; the others' clocks go along.
+fn heartbeats(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let id = node(words, 0)?;
+    let count: usize = words.get(1).and_then(|word| word.parse().ok()).ok_or("how many")?;
+    let place = stage.place(id)?;
+    let interval = stage.cluster()?.nodes[place].config().heartbeat_interval.as_millis().to_string();
+    for _ in 0..count {
+        tick(&[words[0], interval.as_str()], stage)?;
+        stage.settle()?;
+        for other in stage.nodes().into_iter().filter(|&other| other != id) {
+            tick(&[other.to_string().as_str(), interval.as_str()], stage)?;
+        }
+        stage.settle()?;
     }
     Ok(())
 }

@@ -233,8 +233,9 @@ fn a_stale_answer_confirms_no_read() {
     let now = cluster.now;
     cluster.engine(1).bootstrap(members(3), now).unwrap();
     cluster.settle();
-    let answer =
-        |outcome| from_second(102, Message::AppendResponse(AppendResponse { term: 1, round: 1, outcome, priority: 0 }));
+    let answer = |outcome| {
+        from_second(102, Message::AppendResponse(AppendResponse { term: 1, round: 1, outcome, priority: 0 }))
+    };
     let read = cluster.engine(1).read(now).unwrap();
     let _heartbeats = cluster.engine(1).ready(now);
     cluster.engine(1).step(answer(AppendOutcome::Stale), now);

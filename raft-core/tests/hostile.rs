@@ -205,7 +205,12 @@ impl Said {
         let number = |number: Number| number.of(engine);
         let id = |(term, index): (Number, Number)| EntryId::new(number(term), number(index));
         let answer = |term, round, outcome| {
-            Message::AppendResponse(AppendResponse { term: number(term), round: number(round), outcome, priority: 0 })
+            Message::AppendResponse(AppendResponse {
+                term: number(term),
+                round: number(round),
+                outcome,
+                priority: 0,
+            })
         };
         match self {
             Self::VoteRequest { term, last, pre_vote, transfer } => {
@@ -379,7 +384,8 @@ impl Bench {
             Step::Agree { from } => {
                 let (term, last) = (self.engine.term(), self.engine.last().index);
                 let outcome = AppendOutcome::Accepted { matched: last, received: last };
-                let response = Message::AppendResponse(AppendResponse { term, round: 0, outcome, priority: 0 });
+                let response =
+                    Message::AppendResponse(AppendResponse { term, round: 0, outcome, priority: 0 });
                 self.hear(peer(from), incarnation(1), response);
             }
             Step::Overwrite { from, last } => {

@@ -92,7 +92,7 @@ impl Cluster {
         let local = node.peer();
         node.disk.open(local).map_err(contract)?;
         node.start(seed, now).map_err(|e| Broken::new("a node starts from its own disk", e.to_string()))?;
-        self.invariants.started(place, &self.nodes[place])
+        self.invariants.started(place, &self.nodes[place], now)
     }
 
     /// Kills a node's process; of its writes on their way the first `keep` were durable after all.
@@ -114,7 +114,7 @@ impl Cluster {
         if let Some(violation) = &ready.fatal {
             return Err(Broken::new("no engine finds its own state broken", violation.to_string()));
         }
-        if let Some(view) = View::of(place, &self.nodes[place]) {
+        if let Some(view) = View::of(place, &self.nodes[place], now) {
             self.invariants.check(&view, &ready, &self.nodes)?;
         }
         if let Some(write) = &ready.write {

@@ -78,7 +78,8 @@ fn messages() -> Vec<(&'static str, Message)> {
         commit: 6,
         round: 12,
     };
-    let answer = |outcome| Message::AppendResponse(AppendResponse { term: 3, round: 12, outcome, priority: 0 });
+    let answer =
+        |outcome| Message::AppendResponse(AppendResponse { term: 3, round: 12, outcome, priority: 0 });
     let accepted = AppendOutcome::Accepted { matched: 8, received: 10 };
     let conflict = AppendOutcome::Conflict { prev: 6, hint: EntryId::new(2, 4), last: 5 };
     vec![

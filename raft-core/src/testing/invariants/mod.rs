@@ -9,18 +9,21 @@ mod elections;
 mod logs;
 mod progress;
 mod promises;
+mod transfers;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::engine::{Event, Queues, Ready, RoleName};
 use crate::testing::disk::Image;
 use crate::testing::node::Node;
-use crate::types::{EntryId, Index, NodeId, Term};
+use crate::types::{EntryId, Index, NodeId, Term, Time};
 
 use commits::Commits;
 use elections::Elections;
 use logs::Logs;
 use progress::Progress;
+use transfers::Transfers;
 
 /// A property that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +63,12 @@ pub(crate) struct View<'a> {
     /// What it counts as durable on itself.
     pub(crate) durable: Index,
     pub(crate) queues: Queues,
+    /// Its clock.
+    pub(crate) now: Time,
+    /// To whom it hands over, and until when.
+    pub(crate) transfer: Option<(NodeId, Time)>,
+    /// The voters of the configuration that it works by.
+    pub(crate) voters: &'a BTreeSet<NodeId>,
     /// What is durable on its disk, before the write that it wants now.
     pub(crate) image: &'a Image,
     /// What will be durable when all earlier writes have arrived.
@@ -67,7 +76,7 @@ pub(crate) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    pub(crate) fn of(place: usize, node: &'a Node) -> Option<Self> {
+    pub(crate) fn of(place: usize, node: &'a Node, now: Time) -> Option<Self> {
         let engine = node.engine()?;
         Some(Self {
             place,
@@ -80,6 +89,9 @@ impl<'a> View<'a> {
             last: engine.last(),
             durable: engine.durable_index(),
             queues: engine.queues(),
+            now,
+            transfer: engine.transfer_until(),
+            voters: &engine.membership().voters,
             image: node.disk.image(),
             ahead: node.disk.ahead(),
         })
@@ -92,6 +104,7 @@ pub struct Invariants {
     logs: Logs,
     commits: Commits,
     progress: Progress,
+    transfers: Transfers,
 }
 
 impl Invariants {
@@ -102,6 +115,7 @@ impl Invariants {
             logs: Logs::default(),
             commits: Commits::new(size),
             progress: Progress::new(size),
+            transfers: Transfers::default(),
         }
     }
 
@@ -121,8 +135,8 @@ impl Invariants {
         self.commits.preloaded(image);
     }
 
-    pub(crate) fn started(&mut self, place: usize, node: &Node) -> Result<(), Broken> {
-        let Some(view) = View::of(place, node) else { return Ok(()) };
+    pub(crate) fn started(&mut self, place: usize, node: &Node, now: Time) -> Result<(), Broken> {
+        let Some(view) = View::of(place, node, now) else { return Ok(()) };
         self.progress.started(&view)
     }
 
@@ -142,12 +156,14 @@ impl Invariants {
         if led {
             promises::own_count(view, &self.logs)?;
         }
+        self.transfers.check(view, nodes[view.place].config().election_timeout)?;
         bounds::check(view, nodes[view.place].config())?;
         self.commits.advanced(view, led, &self.logs, nodes)?;
         applying::check(view, &ready.apply, &self.commits)?;
         for envelope in &ready.messages {
             self.elections.sent(view, envelope)?;
             self.logs.sent(view, envelope)?;
+            self.transfers.sent(view, envelope, nodes)?;
             promises::check(view, envelope, &self.logs)?;
         }
         Ok(())

@@ -118,7 +118,7 @@ pub(super) struct Host {
     /// Everything that happens to it waits until then.
     pub(super) paused_until: u64,
     /// The disk is busy until then: writes follow each other.
-    disk_free_at: u64,
+    pub(super) disk_free_at: u64,
     /// The disk has no room until then.
     pub(super) full_until: u64,
     /// How many writes it began in all.
@@ -168,11 +168,12 @@ impl World {
             settings.config.max_uncommitted_bytes += MACHINE_COMMAND_BYTES;
         }
         let size = settings.size;
-        let cluster = if settings.founded {
+        let mut cluster = if settings.founded {
             Cluster::founded(size, &settings.config)
         } else {
             Cluster::blank(size, &settings.config)
         };
+        cluster.prioritize(&settings.priorities);
         let hosts = (0..size)
             .map(|_| Host {
                 clock: Clock {

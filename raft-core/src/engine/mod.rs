@@ -2,7 +2,8 @@
 //!
 //! *Inputs*: [`step`](Engine::step) a message, [`propose`](Engine::propose), [`read`](Engine::read),
 //! [`bootstrap`](Engine::bootstrap). *Completions*: [`written`](Engine::written), [`applied`](Engine::applied),
-//! [`fetched`](Engine::fetched). *Time*: [`deadline`](Engine::deadline) says when [`tick`](Engine::tick) is due.
+//! [`fetched`](Engine::fetched), [`snapshot_taken`](Engine::snapshot_taken), [`snapshot_sent`](Engine::snapshot_sent),
+//! [`snapshot_received`](Engine::snapshot_received). *Time*: [`deadline`](Engine::deadline) says when [`tick`](Engine::tick) is due.
 //! *Output*: [`ready`](Engine::ready), after any of these.
 
 mod candidate;
@@ -18,6 +19,7 @@ mod priority;
 mod queues;
 mod reads;
 pub mod ready;
+mod snapshot;
 pub mod status;
 mod transfer;
 
@@ -31,8 +33,11 @@ pub use self::invariants::Violation;
 pub use self::planted::Planted;
 #[cfg(feature = "testing")]
 pub use self::queues::Queues;
-pub use self::ready::{Fetch, FetchPurpose, ReadId, ReadReady, Ready};
+pub use self::ready::{
+    Fetch, FetchPurpose, ReadId, ReadReady, Ready, SendSnapshot, SnapshotOutcome, SnapshotRequest,
+};
 pub use self::status::{PeerStatus, RoleName, Status};
+pub use self::transfer::TransferError;
 
 use self::candidate::Candidate;
 use self::durable::Durable;
@@ -41,6 +46,7 @@ use self::founding::Founding;
 use self::invariants::Summary;
 use self::leader::Leader;
 use self::priority::LostLeaders;
+use self::snapshot::Snapshots;
 use crate::config::{Config, ConfigError};
 use crate::log::Log;
 use crate::membership::{Membership, MembershipError};
@@ -99,6 +105,7 @@ pub struct Engine {
     apply_backlog: VecDeque<(Index, usize)>,
     apply_backlog_bytes: usize,
     apply_fetch: ApplyFetch,
+    snapshots: Snapshots,
 
     next_read: u64,
     failed_reads: Vec<ReadId>,
@@ -125,6 +132,8 @@ enum ApplyFetch {
     Idle,
     Asked,
     Here(Vec<Entry>),
+    /// Asked for and, since a snapshot came, of no use.
+    Overtaken,
 }
 
 /// No term or index comes near: a peer that names one above it is not to be believed.
@@ -147,8 +156,9 @@ impl Engine {
             return Err(EngineError::NoIncarnation);
         }
         invariants::check_restored(&state, applied)?;
-        let LogState { hard_state, outline, last, .. } = state;
-        let commit = hard_state.commit.max(applied).max(outline.base.index);
+        let LogState { hard_state, outline, snapshot, last } = state;
+        let covered = snapshot.as_ref().map_or(0, |meta| meta.last.index);
+        let commit = hard_state.commit.max(applied).max(covered);
         let mut engine = Self {
             random: Random::new(seed),
             now,
@@ -167,6 +177,7 @@ impl Engine {
             apply_backlog: VecDeque::new(),
             apply_backlog_bytes: 0,
             apply_fetch: ApplyFetch::Idle,
+            snapshots: Snapshots::new(snapshot),
             next_read: 0,
             failed_reads: Vec::new(),
             outbox: Vec::new(),
@@ -187,6 +198,7 @@ impl Engine {
             // Nobody else could lead: there is nothing to wait for.
             follower.deadline = now;
         }
+        engine.before = engine.summary();
         engine.check();
         Ok(engine)
     }
@@ -337,7 +349,10 @@ impl Engine {
     pub fn fetched(&mut self, purpose: FetchPurpose, entries: Vec<Entry>, now: Time) {
         self.set_now(now);
         match (purpose, &mut self.role) {
-            (FetchPurpose::Apply, _) => self.apply_fetch = ApplyFetch::Here(entries),
+            (FetchPurpose::Apply, _) => {
+                let overtaken = matches!(self.apply_fetch, ApplyFetch::Overtaken);
+                self.apply_fetch = if overtaken { ApplyFetch::Idle } else { ApplyFetch::Here(entries) };
+            }
             (FetchPurpose::Peer(node), Role::Leader(leading)) => {
                 if let Some(peer) = leading.progress.get_mut(&node) {
                     peer.fetch = PeerFetch::Here(entries);
@@ -445,6 +460,7 @@ impl Engine {
                         inflight: peer.inflights.len(),
                         active: self.now < peer.heard_at.saturating_add(self.config.election_timeout),
                         priority: peer.priority,
+                        snapshot: peer.snapshot(),
                     };
                     (node, status)
                 })
@@ -462,6 +478,8 @@ impl Engine {
             last: self.log.last(),
             priority: self.config.priority,
             transferring: self.transferring(),
+            base: self.log.base(),
+            snapshot: self.snapshots.latest.as_ref().map_or(EntryId::ZERO, |meta| meta.last),
             membership: self.membership().clone(),
             peers,
         }
@@ -592,43 +610,13 @@ pub enum ReadError {
     Fatal,
 }
 
-/// Why leadership is not handed over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why no snapshot is taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum TransferError {
-    /// Another node leads, or none: only the leader can hand over.
-    #[error("this node does not lead")]
-    NotLeader {
-        /// The leader, where it is known.
-        leader: Option<NodeId>,
-    },
-    /// The node is not in the configuration.
-    #[error("node {node} is not a member of the cluster")]
-    NotMember {
-        /// The node.
-        node: NodeId,
-    },
-    /// The node does not vote, or is about to leave.
-    #[error("node {node} is not a voter: a learner cannot lead")]
-    NotVoter {
-        /// The node.
-        node: NodeId,
-    },
-    /// The node has not answered for an election timeout.
-    #[error("node {node} does not answer")]
-    Silent {
-        /// The node.
-        node: NodeId,
-    },
-    /// No other voter answers, or there is none.
-    #[error("there is no other voter that answers")]
-    NoSuccessor,
-    /// Leadership is being handed to another node already.
-    #[error("leadership is being handed to node {to} already")]
-    UnderWay {
-        /// The other node.
-        to: NodeId,
-    },
+pub enum SnapshotError {
+    /// There is nothing to take one of.
+    #[error("nothing is committed on this node yet")]
+    Nothing,
     /// The group has stopped.
     #[error("the group has stopped")]
     Fatal,

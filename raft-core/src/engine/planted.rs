@@ -52,6 +52,14 @@ pub enum Planted {
     TransferVoteIgnoresLog,
     /// TimeoutNow is obeyed however old it is.
     LateTimeoutNow,
+    /// A snapshot is installed that lies behind the commit index.
+    SnapshotBehindCommit,
+    /// A snapshot replaces a log that matches it, and so drops the entries after it.
+    MatchingSuffixDropped,
+    /// A snapshot is installed without its configuration.
+    SnapshotWithoutMembership,
+    /// The log is compacted beyond the snapshot.
+    CompactPastSnapshot,
 }
 
 #[cfg(feature = "testing")]
@@ -80,6 +88,10 @@ impl Planted {
         Self::ProposeDuringTransfer,
         Self::TransferVoteIgnoresLog,
         Self::LateTimeoutNow,
+        Self::SnapshotBehindCommit,
+        Self::MatchingSuffixDropped,
+        Self::SnapshotWithoutMembership,
+        Self::CompactPastSnapshot,
     ];
 }
 

@@ -56,6 +56,10 @@ pub struct Status {
     pub priority: u8,
     /// On a leader: to whom it is handing over.
     pub transferring: Option<NodeId>,
+    /// The last entry that was compacted away: the log begins after it.
+    pub base: EntryId,
+    /// The last entry that the newest snapshot covers.
+    pub snapshot: EntryId,
     /// The configuration in force.
     pub membership: Membership,
     /// On a leader: how far each other member is.
@@ -76,4 +80,6 @@ pub struct PeerStatus {
     pub active: bool,
     /// Its priority, as it said.
     pub priority: u8,
+    /// The last index of the snapshot that it needs or is sent, where it needs one.
+    pub snapshot: Option<Index>,
 }

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use super::event::{Event, TransferReason};
 use super::planted::Planted;
-use super::{Engine, Role, TransferError};
+use super::{Engine, Role};
 use crate::message::{Message, TimeoutNow};
 use crate::progress::Progress;
 use crate::types::{Index, NodeId, Peer, Time};
@@ -198,4 +198,46 @@ impl Engine {
         self.peers().any(|peer| self.membership().is_voter(peer.node))
             && self.durable.waits_since().is_some_and(|since| self.now >= since.saturating_add(patience))
     }
+}
+
+/// Why leadership is not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// Another node leads, or none: only the leader can hand over.
+    #[error("this node does not lead")]
+    NotLeader {
+        /// The leader, where it is known.
+        leader: Option<NodeId>,
+    },
+    /// The node is not in the configuration.
+    #[error("node {node} is not a member of the cluster")]
+    NotMember {
+        /// The node.
+        node: NodeId,
+    },
+    /// The node does not vote, or is about to leave.
+    #[error("node {node} is not a voter: a learner cannot lead")]
+    NotVoter {
+        /// The node.
+        node: NodeId,
+    },
+    /// The node has not answered for an election timeout.
+    #[error("node {node} does not answer")]
+    Silent {
+        /// The node.
+        node: NodeId,
+    },
+    /// No other voter answers, or there is none.
+    #[error("there is no other voter that answers")]
+    NoSuccessor,
+    /// Leadership is being handed to another node already.
+    #[error("leadership is being handed to node {to} already")]
+    UnderWay {
+        /// The other node.
+        to: NodeId,
+    },
+    /// The group has stopped.
+    #[error("the group has stopped")]
+    Fatal,
 }

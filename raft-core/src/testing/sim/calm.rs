@@ -153,9 +153,8 @@ impl World {
         const LONGEST_TRIAL_TIMEOUTS: u64 = 128;
         let Some(&highest) = self.settings.priorities.iter().max() else { return Ok(()) };
         let patience = 2 * LONGEST_TRIAL_TIMEOUTS * self.election_timeout() + 20 * self.settings.delay_max;
-        let preferred = |world: &Self| {
-            world.leader().is_some_and(|leader| world.settings.priorities[leader] == highest)
-        };
+        let preferred =
+            |world: &Self| world.leader().is_some_and(|leader| world.settings.priorities[leader] == highest);
         if !self.until(patience, preferred)? || !self.until(patience, Self::is_recovered)? {
             return Err(self.stuck("a calm cluster is led by a preferred node"));
         }

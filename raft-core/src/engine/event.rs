@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::ready::SnapshotOutcome;
 use crate::types::{EntryId, Index, NodeId, Peer, Term};
 
 /// Something that happened.
@@ -46,6 +47,32 @@ pub enum Event {
         from: EntryId,
         /// The last index dropped.
         last: Index,
+    },
+    /// A snapshot was taken.
+    SnapshotTaken {
+        /// The last entry that it covers.
+        last: EntryId,
+    },
+    /// A snapshot could not be taken.
+    SnapshotFailed,
+    /// The transfer of a snapshot ended.
+    SnapshotSent {
+        /// The receiver.
+        peer: NodeId,
+        /// How it ended.
+        outcome: SnapshotOutcome,
+    },
+    /// A peer does not have the snapshot that it had taken over: it is sent again.
+    SnapshotLost {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// A snapshot takes the place of the log, and then of the state.
+    SnapshotInstalled {
+        /// The last entry that it covers.
+        last: EntryId,
+        /// The last entry of the log that it replaces.
+        dropped: EntryId,
     },
     /// A peer's unanswered appends are taken for lost and sent again.
     Resend {
@@ -104,6 +131,8 @@ pub enum Refusal {
     BeyondLog,
     /// Its term or index is beyond any real one.
     OutOfRange,
+    /// It is a snapshot that cannot be: of no entry, or with a configuration that nobody can live in.
+    BadSnapshot,
     /// Too many entries wait for the disk already.
     Overloaded,
 }
@@ -121,6 +150,7 @@ impl fmt::Display for Refusal {
             Self::BadEntries => "its entries are not a log",
             Self::BeyondLog => "it promises more than the log holds",
             Self::OutOfRange => "its term or index is beyond any real one",
+            Self::BadSnapshot => "it is no snapshot of a state",
             Self::Overloaded => "too many entries wait for the disk already",
         })
     }

@@ -25,7 +25,7 @@ const AHEAD_BYTES: usize = 1 << 20;
 /// Control messages carry no entries, so no frame of them comes near this.
 const MAX_CONTROL_FRAME_BYTES: usize = 4 << 20;
 /// How long a begun frame may go on without a byte: beyond what any network that Raft works over does.
-const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads a lane until its end.
 pub(crate) async fn read_lane(

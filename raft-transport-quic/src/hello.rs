@@ -2,15 +2,16 @@
 
 use bytes::{Buf, BufMut};
 use quinn::{RecvStream, SendStream};
+use raft_core::codec::wire;
 use raft_core::transport::LocalNode;
 use raft_core::types::{ClusterId, Incarnation, Lineage, NodeId, Peer};
 
 use crate::fault::Fault;
 
-/// The oldest version of frames and lanes that this node speaks.
-const MIN_VERSION: u16 = 1;
+/// The oldest version of frames, lanes and streams that this node speaks.
+const MIN_VERSION: u16 = *wire::VERSIONS.start();
 /// The newest.
-const MAX_VERSION: u16 = 2;
+const MAX_VERSION: u16 = *wire::VERSIONS.end();
 /// From this one on the hello says the lineage, and there are streams for snapshots.
 pub(crate) const SNAPSHOT_VERSION: u16 = 2;
 

@@ -131,16 +131,16 @@ async fn serve_lanes(shared: &Arc<Shared>, link: &Arc<Link>) -> Fault {
                 Lane::Control => &link.control,
                 Lane::Append => &link.append,
             };
-            write_lane(queue, stream, &shared.counters).await
+            write_lane(queue, link.version, stream, &shared.counters).await
         });
     }
     let fault = loop {
         let ended = tokio::select! {
             stream = link.connection.accept_uni() => match stream {
                 Ok(stream) => {
-                    let (shared, peer) = (Arc::clone(shared), link.peer);
+                    let (shared, peer, version) = (Arc::clone(shared), link.peer, link.version);
                     readers.spawn(async move {
-                        read_lane(stream, peer, shared.local, &*shared.inbox, &shared.counters).await
+                        read_lane(stream, peer, version, shared.local, &*shared.inbox, &shared.counters).await
                     });
                     continue;
                 }

@@ -174,7 +174,7 @@ fn is_probe(envelope: &Envelope) -> bool {
 /// A control message; `number` tells it from others.
 pub(crate) fn vote(from: u64, to: u64, number: u64) -> Envelope {
     let message = Message::VoteResponse(VoteResponse { term: number, granted: false, pre_vote: false });
-    Envelope { group: GroupId(1), from: peer(from), to: peer(to), message }
+    Envelope { group: GroupId(1), from: peer(from), to: peer(to), lineage: LINEAGE, message }
 }
 
 /// A message with one entry at `index`.
@@ -187,7 +187,7 @@ pub(crate) fn append(from: u64, to: u64, index: u64, size: usize) -> Envelope {
         commit: 0,
         round: 0,
     });
-    Envelope { group: GroupId(1), from: peer(from), to: peer(to), message }
+    Envelope { group: GroupId(1), from: peer(from), to: peer(to), lineage: LINEAGE, message }
 }
 
 /// The numbers of control messages and of entries, each in the order of arrival.

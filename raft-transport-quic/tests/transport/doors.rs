@@ -143,7 +143,7 @@ async fn a_hello_must_fit_to_the_certificate_and_to_us() {
 
 fn frame(envelopes: &[raft_core::message::Envelope]) -> Vec<u8> {
     let mut out = Vec::new();
-    wire::encode_frame(envelopes, &mut out).unwrap();
+    wire::encode_frame(2, envelopes, &mut out).unwrap();
     out
 }
 
@@ -174,7 +174,7 @@ async fn a_member_that_sends_garbage_is_cut_off_alone() {
     let ca = ca();
     let (one, two) = (Node::start(&ca, 1).await, Node::start(&ca, 2).await);
     one.meet(&two).await;
-    let hello = RawHello { versions: (1, 1), local: local(3, 1), to: 1, lineage: None }.bytes();
+    let hello = RawHello { versions: (1, 2), local: local(3, 1), to: 1, lineage: Some(LINEAGE) }.bytes();
     for (number, (what, bytes, ends)) in bad_lanes().into_iter().enumerate() {
         let stranger = Stranger::dial(good_papers(&ca, 3), &one.transport.address()).await.unwrap();
         assert!(stranger.hello(&hello).await.is_some(), "{what}");

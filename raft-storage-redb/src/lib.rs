@@ -5,6 +5,8 @@ mod error;
 mod layout;
 mod open;
 mod reader;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod worker;
 mod writer;
 
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use raft_core::log_store::{Claim, LogState, LogStore, StorageError, Write};
 use raft_core::types::{ClusterId, Entry, GroupId, Incarnation, Index, NodeId};
+use redb::backends::FileBackend;
 use redb::{Builder, Database, StorageBackend};
 
 use error::Name;
@@ -108,9 +111,16 @@ impl RedbLogStore {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_with(path: impl AsRef<Path>, options: &Options) -> Result<Self, StorageError> {
-        let path = path.as_ref();
+        Self::open_wrapped(path.as_ref(), options, |file| file)
+    }
+
+    fn open_wrapped<B: StorageBackend>(
+        path: &Path,
+        options: &Options,
+        wrap: impl FnOnce(FileBackend) -> B,
+    ) -> Result<Self, StorageError> {
         let name = Name::new(path.display());
-        let database = open::open_file(path, &name, options)?;
+        let database = open::open_file(path, &name, options, wrap)?;
         Self::start(database, name, options)
     }
 

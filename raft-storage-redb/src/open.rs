@@ -1,12 +1,13 @@
 //! Opening and creating the file.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use raft_core::log_store::{StorageError, StorageErrorKind};
+use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, Durability, ReadableDatabase, StorageBackend};
 
 use crate::Options;
@@ -17,8 +18,13 @@ const DOING: &str = "open";
 /// What every redb file begins with.
 const REDB_MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
 
-/// Opens the log at `path`; creates it, and the folders above it, if it is not there.
-pub(crate) fn open_file(path: &Path, name: &Name, options: &Options) -> Result<Database, StorageError> {
+/// Opens the log at `path`, its file as `wrap` presents it; creates it, and the folders above it, if it is not there.
+pub(crate) fn open_file<B: StorageBackend>(
+    path: &Path,
+    name: &Name,
+    options: &Options,
+    wrap: impl FnOnce(FileBackend) -> B,
+) -> Result<Database, StorageError> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -28,7 +34,9 @@ pub(crate) fn open_file(path: &Path, name: &Name, options: &Options) -> Result<D
         create_file(path, name, options)?;
     }
     check_magic(path, name)?;
-    let database = open_with(name, || options.builder().create(path))?;
+    let file = OpenOptions::new().read(true).write(true).open(path).map_err(|e| name.io(DOING, &e))?;
+    let backend = FileBackend::new(file).map_err(|e| name.redb(DOING, e))?;
+    let database = open_with(name, || options.builder().create_with_backend(wrap(backend)))?;
     prepare(&database, name)?;
     // Also where the file was there: the run that created it may not have come this far.
     sync_folder(folder).map_err(|e| name.io("sync its folder", &e))?;

@@ -2,9 +2,12 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod inspect;
 mod layout;
 mod open;
+mod pages;
 mod reader;
+mod repair;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod worker;
@@ -20,6 +23,10 @@ use raft_core::log_store::{Claim, LogState, LogStore, StorageError, Write};
 use raft_core::types::{ClusterId, Entry, GroupId, Incarnation, Index, NodeId};
 use redb::backends::FileBackend;
 use redb::{Builder, Database, StorageBackend};
+
+pub use inspect::{Compacted, Damage, Entries, GroupLog, Inspector, Owner, Report, compact};
+pub use pages::Shutdown;
+pub use repair::{Repair, Repaired};
 
 use error::Name;
 use reader::Reader;

@@ -2,9 +2,14 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod inspect;
 mod layout;
 mod open;
+mod pages;
 mod reader;
+mod repair;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod worker;
 mod writer;
 
@@ -16,7 +21,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use raft_core::log_store::{Claim, LogState, LogStore, StorageError, Write};
 use raft_core::types::{ClusterId, Entry, GroupId, Incarnation, Index, NodeId};
+use redb::backends::FileBackend;
 use redb::{Builder, Database, StorageBackend};
+
+pub use inspect::{Compacted, Damage, Entries, GroupLog, Inspector, Owner, Report, compact};
+pub use pages::Shutdown;
+pub use repair::{Repair, Repaired};
 
 use error::Name;
 use reader::Reader;
@@ -108,9 +118,16 @@ impl RedbLogStore {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_with(path: impl AsRef<Path>, options: &Options) -> Result<Self, StorageError> {
-        let path = path.as_ref();
+        Self::open_wrapped(path.as_ref(), options, |file| file)
+    }
+
+    fn open_wrapped<B: StorageBackend>(
+        path: &Path,
+        options: &Options,
+        wrap: impl FnOnce(FileBackend) -> B,
+    ) -> Result<Self, StorageError> {
         let name = Name::new(path.display());
-        let database = open::open_file(path, &name, options)?;
+        let database = open::open_file(path, &name, options, wrap)?;
         Self::start(database, name, options)
     }
 

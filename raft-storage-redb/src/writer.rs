@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use raft_core::codec::{cold, entry};
+use raft_core::codec::entry;
+use raft_core::codec::versioned::{self, Versioned};
 use raft_core::log_store::{Claim, StorageError, StorageErrorKind, Write};
-use raft_core::types::{ClusterId, GroupId, Incarnation, Index, NodeId};
+use raft_core::types::{ClusterId, Entry, GroupId, Incarnation, Index, NodeId};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, Table, WriteTransaction};
-use serde::Serialize;
 
 use crate::error::Name;
 use crate::layout::{
@@ -20,7 +20,7 @@ const DOING: &str = "write";
 /// A buffer that one huge write has grown beyond this is given back.
 const KEPT_BUFFER_BYTES: usize = 1 << 20;
 
-type LogTable<'txn> = Table<'txn, (u64, u64), &'static [u8]>;
+pub(crate) type LogTable<'txn> = Table<'txn, (u64, u64), &'static [u8]>;
 type GroupsTable<'txn> = Table<'txn, (u64, u8), &'static [u8]>;
 
 pub(crate) struct Writer {
@@ -164,14 +164,14 @@ impl Writer {
     ) -> Result<(), StorageError> {
         let group = write.group;
         if let Some(snapshot) = &write.snapshot {
-            self.put_cold(group, GROUP_SNAPSHOT, snapshot, groups)?;
+            self.put_versioned(group, GROUP_SNAPSHOT, snapshot, groups)?;
         }
         if let Some(from) = write.truncate_from.filter(|from| *from <= before.last) {
             self.truncate(group, before.base, from, log)?;
         }
-        self.append(write, log)?;
+        insert_entries(&self.name, group, &write.entries, &mut self.buffer, log)?;
         if let Some(outline) = &write.outline {
-            self.put_cold(group, GROUP_OUTLINE, outline, groups)?;
+            self.put_versioned(group, GROUP_OUTLINE, outline, groups)?;
         }
         if after.base > before.base {
             self.compact(group, after, log)?;
@@ -214,30 +214,6 @@ impl Writer {
         Ok(())
     }
 
-    /// Appends the entries as rows of their own: no earlier row is written again.
-    fn append(&mut self, write: &Write, log: &mut LogTable<'_>) -> Result<(), StorageError> {
-        let group = write.group;
-        let mut starts = Vec::with_capacity(write.entries.len());
-        self.buffer.clear();
-        for e in &write.entries {
-            starts.push(self.buffer.len());
-            entry::encode(e, &mut self.buffer).map_err(|error| {
-                let what = format_args!("group {group}: entry {} cannot be stored ({error})", e.index());
-                self.name.error(StorageErrorKind::Invalid, what)
-            })?;
-        }
-        for row in cut_rows(&starts, self.buffer.len()) {
-            let first = write.entries[row.start].index();
-            let end = starts.get(row.end).copied().unwrap_or(self.buffer.len());
-            log.insert((group.0, first), &self.buffer[starts[row.start]..end])
-                .map_err(|e| self.name.redb(DOING, e))?;
-        }
-        if self.buffer.capacity() > KEPT_BUFFER_BYTES {
-            self.buffer = Vec::new();
-        }
-        Ok(())
-    }
-
     /// Drops the chunks that lie wholly at `after.base` or below. One that does in part stays: the mark decides.
     fn compact(&self, group: GroupId, after: GroupState, log: &mut LogTable<'_>) -> Result<(), StorageError> {
         let redb = |error: redb::StorageError| self.name.redb(DOING, error);
@@ -255,18 +231,14 @@ impl Writer {
         log.retain_in((group.0, 0)..first_kept, |_, _| false).map_err(redb)
     }
 
-    fn put_cold<T: Serialize>(
+    fn put_versioned<T: Versioned>(
         &self,
         group: GroupId,
         kind: u8,
         value: &T,
         groups: &mut GroupsTable<'_>,
     ) -> Result<(), StorageError> {
-        let body = cold::encode(value).map_err(|error| {
-            let what = format_args!("group {group}: a row cannot be stored ({error})");
-            self.name.error(StorageErrorKind::Invalid, what)
-        })?;
-        let row = seal(&group_key(group, kind), &body);
+        let row = seal_versioned(&self.name, group, kind, value)?;
         groups.insert((group.0, kind), row.as_slice()).map_err(|e| self.name.redb(DOING, e))?;
         Ok(())
     }
@@ -282,4 +254,46 @@ impl Writer {
     fn commit(&self, txn: WriteTransaction) -> Result<(), StorageError> {
         txn.commit().map_err(|e| self.name.redb("commit", e))
     }
+}
+
+/// Inserts entries, which follow each other, as rows of their own: no earlier row is written again.
+pub(crate) fn insert_entries(
+    name: &Name,
+    group: GroupId,
+    entries: &[Entry],
+    buffer: &mut Vec<u8>,
+    log: &mut LogTable<'_>,
+) -> Result<(), StorageError> {
+    let mut starts = Vec::with_capacity(entries.len());
+    buffer.clear();
+    for e in entries {
+        starts.push(buffer.len());
+        entry::encode(e, buffer).map_err(|error| {
+            let what = format_args!("group {group}: entry {} cannot be stored ({error})", e.index());
+            name.error(StorageErrorKind::Invalid, what)
+        })?;
+    }
+    for row in cut_rows(&starts, buffer.len()) {
+        let first = entries[row.start].index();
+        let end = starts.get(row.end).copied().unwrap_or(buffer.len());
+        log.insert((group.0, first), &buffer[starts[row.start]..end]).map_err(|e| name.redb(DOING, e))?;
+    }
+    if buffer.capacity() > KEPT_BUFFER_BYTES {
+        *buffer = Vec::new();
+    }
+    Ok(())
+}
+
+/// A row of the groups' table that holds a structure of the core's.
+pub(crate) fn seal_versioned<T: Versioned>(
+    name: &Name,
+    group: GroupId,
+    kind: u8,
+    value: &T,
+) -> Result<Vec<u8>, StorageError> {
+    let body = versioned::encode(value).map_err(|error| {
+        let what = format_args!("group {group}: a row cannot be stored ({error})");
+        name.error(StorageErrorKind::Invalid, what)
+    })?;
+    Ok(seal(&group_key(group, kind), &body))
 }

@@ -134,6 +134,9 @@ pub enum Refusal {
     OtherIncarnation,
     /// The sender's data folder is not the one that the membership binds it to.
     ForeignIncarnation,
+    /// The sender belongs to another lineage of the cluster: a majority was lost, and one node's log was declared to be the
+    /// cluster's without it.
+    OtherLineage,
     /// Two leaders in one term, or a leader of one's own term.
     SecondLeader,
     /// It would drop committed entries.
@@ -157,6 +160,7 @@ impl fmt::Display for Refusal {
             Self::OtherNode => "it is for another node",
             Self::OtherIncarnation => "it is for another data folder of this node",
             Self::ForeignIncarnation => "the sender's data folder is not the one that belongs to the cluster",
+            Self::OtherLineage => "the sender belongs to another lineage of the cluster",
             Self::SecondLeader => "there is another leader in this term",
             Self::TruncatesCommitted => "it would drop committed entries",
             Self::BadEntries => "its entries are not a log",

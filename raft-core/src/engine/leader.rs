@@ -314,6 +314,8 @@ impl Sender<'_> {
     fn request(&self, peer: &mut Progress, prev: EntryId, entries: Vec<Entry>) -> AppendRequest {
         // Never beyond what this message lets the follower know its log to match.
         let commit = self.commit.min(prev.index + entries.len() as Index);
+        // Nor into an earlier lineage: a new node would take itself for one of those, and this one's leader for a stranger.
+        let commit = if commit < self.log.lineage_start() { 0 } else { commit };
         peer.told_commit = peer.told_commit.max(commit);
         AppendRequest { term: self.term, prev, entries, commit, round: self.round }
     }

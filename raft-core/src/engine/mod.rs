@@ -53,7 +53,7 @@ use crate::membership::{Membership, MembershipError};
 use crate::message::{Envelope, Message};
 use crate::progress::PeerFetch;
 use crate::random::Random;
-use crate::types::{Entry, EntryId, GroupId, Incarnation, Index, NodeId, Payload, Peer, Term, Time};
+use crate::types::{Entry, EntryId, GroupId, Incarnation, Index, Lineage, NodeId, Payload, Peer, Term, Time};
 use crate::write::LogState;
 
 /// What an engine begins with.
@@ -231,12 +231,15 @@ impl Engine {
     }
 
     fn admit(&self, envelope: &Envelope) -> Result<(), Refusal> {
-        let Envelope { group, from, to, message } = envelope;
+        let Envelope { group, from, to, lineage, message } = envelope;
         if *group != self.group {
             return Err(Refusal::OtherGroup);
         }
         if to.node != self.local.node || from.node == self.local.node {
             return Err(Refusal::OtherNode);
+        }
+        if self.lineage().contradicts(*lineage) {
+            return Err(Refusal::OtherLineage);
         }
         let asks = matches!(message, Message::IdentityRequest);
         if to.incarnation != self.local.incarnation && !(asks && to.incarnation == Incarnation::UNKNOWN) {
@@ -447,6 +450,12 @@ impl Engine {
         }
     }
 
+    /// The lineage that this node belongs to: that of the latest configuration that it knows to be committed. One that is not
+    /// committed says nothing yet: a founding that loses the race must leave nobody behind.
+    pub fn lineage(&self) -> Lineage {
+        self.log.membership_at(self.commit).map_or(Lineage::UNKNOWN, |membership| membership.lineage)
+    }
+
     /// The state as others may see it.
     pub fn status(&self) -> Status {
         let peers = match &self.role {
@@ -481,6 +490,7 @@ impl Engine {
             base: self.log.base(),
             snapshot: self.snapshots.latest.as_ref().map_or(EntryId::ZERO, |meta| meta.last),
             membership: self.membership().clone(),
+            lineage: self.lineage(),
             peers,
         }
     }
@@ -515,7 +525,8 @@ impl Engine {
     }
 
     fn send(&mut self, to: Peer, message: Message) {
-        self.outbox.push(Envelope { group: self.group, from: self.local, to, message });
+        let lineage = self.lineage();
+        self.outbox.push(Envelope { group: self.group, from: self.local, to, lineage, message });
     }
 
     fn refuse(&mut self, from: Peer, reason: Refusal) {

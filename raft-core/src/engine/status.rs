@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::membership::Membership;
-use crate::types::{EntryId, Index, NodeId, Term};
+use crate::types::{EntryId, Index, Lineage, NodeId, Term};
 
 /// What a node is at the moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -62,6 +62,8 @@ pub struct Status {
     pub snapshot: EntryId,
     /// The configuration in force.
     pub membership: Membership,
+    /// The lineage that the node belongs to; unknown where it knows no committed configuration.
+    pub lineage: Lineage,
     /// On a leader: how far each other member is.
     pub peers: BTreeMap<NodeId, PeerStatus>,
 }

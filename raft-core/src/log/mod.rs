@@ -10,7 +10,7 @@ use tail::Tail;
 use weight::Weight;
 
 use crate::membership::Membership;
-use crate::types::{Entry, EntryId, Index, Outline, Payload, Term};
+use crate::types::{Entry, EntryId, Index, Lineage, Outline, Payload, Term};
 
 /// The log as the engine sees it. `base <= last`; the tail ends at `last`.
 #[derive(Debug)]
@@ -67,6 +67,18 @@ impl Log {
     /// The configuration in force at `index`.
     pub(crate) fn membership_at(&self, index: Index) -> Option<&Membership> {
         self.outline.memberships.range(..=index).next_back().map(|(_, membership)| membership)
+    }
+
+    /// The configuration that began the latest lineage; 0 where the log knows of no earlier one.
+    pub(crate) fn lineage_start(&self) -> Index {
+        let mut later: Option<(Index, Lineage)> = None;
+        for (&index, membership) in self.outline.memberships.iter().rev() {
+            match later {
+                Some((start, lineage)) if lineage != membership.lineage => return start,
+                _ => later = Some((index, membership.lineage)),
+            }
+        }
+        0
     }
 
     /// Appends the entry after the last one. The caller has checked that it follows.

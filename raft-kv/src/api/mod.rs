@@ -4,6 +4,7 @@ mod leader;
 mod server;
 mod urls;
 
+pub(crate) use server::members;
 pub use server::{Api, router};
 pub(crate) use urls::{host_and_port, percent_encode};
 

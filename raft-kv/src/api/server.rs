@@ -347,7 +347,8 @@ async fn status(State(api): State<Arc<Api>>) -> Response {
     json(StatusCode::OK, &body)
 }
 
-fn members(membership: &Membership) -> Vec<MemberBody> {
+/// The configuration's nodes and their roles.
+pub(crate) fn members(membership: &Membership) -> Vec<MemberBody> {
     let role = |node: NodeId| match node {
         _ if membership.voters.contains(&node) => "voter",
         _ if membership.outgoing.contains(&node) => "outgoing",

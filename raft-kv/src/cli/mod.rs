@@ -6,6 +6,7 @@ mod del;
 mod failure;
 mod get;
 mod init;
+mod log;
 mod put;
 mod scan;
 mod serve;
@@ -65,6 +66,8 @@ enum Command {
     Scan(scan::ScanArgs),
     /// Show how the nodes are.
     Status(status::StatusArgs),
+    /// Look at a stopped node's log: what it holds, its entries, what is damaged; compact or repair it.
+    Log(log::LogArgs),
 }
 
 /// How a command reaches the cluster.
@@ -154,6 +157,7 @@ fn run(args: Vec<OsString>) -> Result<(), Failure> {
         Command::Cas(args) => on_one_core(cas::run(args, output)),
         Command::Scan(args) => on_one_core(scan::run(args, output)),
         Command::Status(args) => on_one_core(status::run(args, output)),
+        Command::Log(args) => log::run(args, output),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::api::{Api, router};
 use crate::store::Store;
 
 /// The node's log within its data folder.
-const LOG_FILE: &str = "log.redb";
+pub(super) const LOG_FILE: &str = "log.redb";
 
 /// How long requests under way may take to end once the node is told to stop.
 const DRAIN: Duration = Duration::from_secs(3);

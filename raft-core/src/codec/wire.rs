@@ -22,7 +22,7 @@
 //! | version | carries |
 //! | --- | --- |
 //! | 1 | kinds 1 to 6; configurations of format 1 |
-//! | 2 | the sender's lineage; configurations of every format (see [`versioned`](super::versioned)) |
+//! | 2 | the sender's lineage; configurations of every format (see [`versioned`](super::versioned)); kind 7; priorities |
 
 use std::ops::RangeInclusive;
 
@@ -40,6 +40,9 @@ pub const VERSIONS: RangeInclusive<u16> = 1..=2;
 
 /// The first version with the sender's lineage.
 const WITH_LINEAGE: u16 = 2;
+
+/// The first version with transfers of leadership and priorities.
+const WITH_TRANSFER: u16 = 2;
 
 /// The bytes before a frame's body.
 pub const FRAME_HEADER_BYTES: usize = 8;
@@ -182,6 +185,9 @@ fn encode_envelope(version: u16, envelope: &Envelope, out: &mut Vec<u8>) -> Resu
                 }
                 AppendOutcome::Stale => out.put_u8(STALE),
             }
+            if version >= WITH_TRANSFER {
+                out.put_u8(m.priority);
+            }
         }
         Message::IdentityRequest => out.put_u8(IDENTITY_REQUEST),
         Message::IdentityResponse { founded } => {
@@ -189,6 +195,9 @@ fn encode_envelope(version: u16, envelope: &Envelope, out: &mut Vec<u8>) -> Resu
             out.put_u8(u8::from(*founded));
         }
         Message::TimeoutNow(m) => {
+            if version < WITH_TRANSFER {
+                return Err(CodecError::Unsupported);
+            }
             out.put_u8(TIMEOUT_NOW);
             out.put_u64_le(m.term);
             out.put_u64_le(m.round);
@@ -252,11 +261,14 @@ fn decode_envelope(version: u16, bytes: &mut Bytes) -> Result<Envelope, CodecErr
                 STALE => AppendOutcome::Stale,
                 other => return Err(CodecError::UnknownKind(other)),
             };
-            Message::AppendResponse(AppendResponse { term, round, outcome, priority: 0 })
+            let priority = if version >= WITH_TRANSFER { take_u8(bytes)? } else { 0 };
+            Message::AppendResponse(AppendResponse { term, round, outcome, priority })
         }
         IDENTITY_REQUEST => Message::IdentityRequest,
         IDENTITY_RESPONSE => Message::IdentityResponse { founded: take_flag(bytes)? },
-        TIMEOUT_NOW => Message::TimeoutNow(TimeoutNow { term: take_u64(bytes)?, round: take_u64(bytes)? }),
+        TIMEOUT_NOW if version >= WITH_TRANSFER => {
+            Message::TimeoutNow(TimeoutNow { term: take_u64(bytes)?, round: take_u64(bytes)? })
+        }
         other => return Err(CodecError::UnknownKind(other)),
     };
     Ok(Envelope { group, from, to, lineage, message })

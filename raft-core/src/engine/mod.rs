@@ -416,6 +416,11 @@ impl Engine {
         }
     }
 
+    /// Whether the group's own state was found broken.
+    pub const fn is_broken(&self) -> bool {
+        self.fatal.is_some()
+    }
+
     /// The term.
     pub const fn term(&self) -> Term {
         self.term

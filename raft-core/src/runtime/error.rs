@@ -65,6 +65,9 @@ pub enum RaftError {
     /// The state machine could not answer the query.
     #[error("the query failed: {0}")]
     Query(String),
+    /// Leadership was not handed over as asked.
+    #[error("leadership was not handed over: {0}")]
+    Transfer(String),
     /// The cluster cannot be founded as asked.
     #[error("cannot found the cluster: {0}")]
     Bootstrap(String),

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::error::RaftError;
+use super::handover::Handover;
 use crate::engine::{BootstrapError, FetchPurpose};
 use crate::membership::NodeInfo;
 use crate::message::Envelope;
@@ -58,6 +59,7 @@ pub(crate) struct Inputs {
     pub(crate) call_bytes: usize,
     pub(crate) reads: Vec<Query>,
     pub(crate) bootstraps: Vec<Bootstrap>,
+    pub(crate) handovers: Vec<Handover>,
     pub(crate) messages: Vec<Envelope>,
     message_bytes: usize,
     pub(crate) completions: Vec<Completion>,
@@ -73,6 +75,7 @@ impl Inputs {
             && self.completions.is_empty()
             && self.reads.is_empty()
             && self.bootstraps.is_empty()
+            && self.handovers.is_empty()
             && !self.nudged
             && !self.shutdown
     }
@@ -155,6 +158,10 @@ impl Mailbox {
 
     pub(crate) fn bootstrap(&self, bootstrap: Bootstrap) -> Result<(), RaftError> {
         self.call(0, |inputs| inputs.bootstraps.push(bootstrap))
+    }
+
+    pub(crate) fn hand_over(&self, handover: Handover) -> Result<(), RaftError> {
+        self.call(0, |inputs| inputs.handovers.push(handover))
     }
 
     /// Takes received messages; what there is no room for is dropped and counted.
@@ -246,6 +253,7 @@ impl Inputs {
         }
         self.commands.clear();
         self.bootstraps.clear();
+        self.handovers.clear();
     }
 }
 

@@ -14,6 +14,7 @@ mod applier;
 mod driver;
 mod error;
 mod guard;
+mod handover;
 mod log_writer;
 mod mailbox;
 mod node;
@@ -25,6 +26,6 @@ mod status;
 
 pub use error::{RaftError, StartError};
 pub use options::{Member, NodeOptions};
-pub use status::{Counters, RaftStatus};
+pub use status::{Counters, FatalKind, RaftStatus};
 
 pub(crate) use node::Node;

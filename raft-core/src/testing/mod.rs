@@ -55,6 +55,7 @@
 pub mod cluster;
 pub mod disk;
 pub mod display;
+mod faults;
 pub mod invariants;
 pub mod linearizable;
 pub mod node;
@@ -65,5 +66,6 @@ pub mod sim;
 mod stored;
 
 pub use cluster::Cluster;
+pub use faults::{FaultStore, StoreFaults};
 pub use invariants::Broken;
 pub use random::Random;

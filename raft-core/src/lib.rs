@@ -11,6 +11,7 @@ pub mod machine;
 pub mod mem;
 pub mod membership;
 pub mod message;
+pub mod offline;
 mod progress;
 #[cfg(feature = "runtime")]
 pub mod raft;

@@ -27,6 +27,7 @@ use bytes::Bytes;
 
 pub use self::event::{Event, FoundingEnd, Refusal};
 pub use self::invariants::Violation;
+pub(crate) use self::invariants::check_restored;
 #[cfg(feature = "testing")]
 pub use self::planted::Planted;
 #[cfg(feature = "testing")]
@@ -150,7 +151,7 @@ impl Engine {
         if local.incarnation == Incarnation::UNKNOWN {
             return Err(EngineError::NoIncarnation);
         }
-        invariants::check_restored(&state, applied)?;
+        check_restored(&state, applied)?;
         let LogState { hard_state, outline, snapshot, last } = state;
         let covered = snapshot.as_ref().map_or(0, |meta| meta.last.index);
         let commit = hard_state.commit.max(applied).max(covered);

@@ -179,7 +179,7 @@ enum Said {
     Conflict { term: Number, round: Number, prev: Number, hint: (Number, Number), last: Number },
     Stale { term: Number, round: Number },
     IdentityRequest,
-    IdentityResponse(bool),
+    IdentityResponse(bool, (Number, Number)),
 }
 
 fn round() -> impl Strategy<Value = Number> {
@@ -201,7 +201,7 @@ fn said() -> impl Strategy<Value = Said> {
             .prop_map(|(term, round, prev, hint, last)| Said::Conflict { term, round, prev, hint, last }),
         1 => (term(), round()).prop_map(|(term, round)| Said::Stale { term, round }),
         1 => Just(Said::IdentityRequest),
-        1 => any::<bool>().prop_map(Said::IdentityResponse),
+        1 => (any::<bool>(), id()).prop_map(|(founded, last)| Said::IdentityResponse(founded, last)),
     ]
 }
 
@@ -242,7 +242,7 @@ impl Said {
             }
             Self::Stale { term, round } => answer(term, round, AppendOutcome::Stale),
             Self::IdentityRequest => Message::IdentityRequest,
-            Self::IdentityResponse(founded) => Message::IdentityResponse { founded },
+            Self::IdentityResponse(founded, last) => Message::IdentityResponse { founded, last: id(last) },
         }
     }
 }

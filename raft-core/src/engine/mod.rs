@@ -217,9 +217,10 @@ impl Engine {
             Message::IdentityRequest => {
                 // Only what a crash cannot undo.
                 let founded = self.log.membership().is_some_and(|(index, _)| index <= self.durable.index);
-                self.send(from, Message::IdentityResponse { founded });
+                let last = self.log.last();
+                self.send(from, Message::IdentityResponse { founded, last });
             }
-            Message::IdentityResponse { founded } => self.on_identity_response(from, founded),
+            Message::IdentityResponse { founded, last } => self.on_identity_response(from, founded, last),
         }
         self.check();
     }

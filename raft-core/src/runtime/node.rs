@@ -22,7 +22,7 @@ use crate::log_store::LogStore;
 use crate::membership::NodeInfo;
 use crate::state_machine::StateMachine;
 use crate::transport::{LocalNode, Transport};
-use crate::types::{Entry, NodeId, Time};
+use crate::types::{Entry, Lineage, NodeId, Time};
 
 /// The part of [`Config::max_uncommitted_bytes`](crate::Config::max_uncommitted_bytes) that one batch of proposals
 /// may take: when the engine is full, most callers still get their turn.
@@ -162,20 +162,16 @@ impl Node {
             Ok(Err(BootstrapError::Fatal)) | Err(_) => return Err(self.ended()),
             Ok(Err(error)) => return Err(RaftError::Bootstrap(error.to_string())),
         }
-        let founded = |status: &RaftStatus| !status.membership.is_empty() && status.commit > 0;
-        let given_up = |status: &RaftStatus| match status.founding_ended {
-            Some(FoundingEnd::AlreadyFounded { by }) => Some(by),
-            _ => None,
-        };
+        // A configuration is committed: not one that is only being founded, nor the state of a backup without members.
+        let founded = |status: &RaftStatus| status.lineage != Lineage::UNKNOWN;
+        let given_up =
+            |status: &RaftStatus| status.founding_ended.filter(|end| *end != FoundingEnd::Overtaken);
         let mut seen = self.wait_for(|status| founded(status) || given_up(status).is_some()).await?;
-        if let Some(by) = given_up(&seen).filter(|_| !founded(&seen)) {
+        if let Some(end) = given_up(&seen).filter(|_| !founded(&seen)) {
             // If that cluster has this node for a member, its leader comes forward soon.
-            seen =
-                tokio::time::timeout(self.patience, self.wait_for(founded)).await.unwrap_or_else(|_| {
-                    Err(RaftError::Bootstrap(format!(
-                        "node {by} belongs to another cluster or founding already"
-                    )))
-                })?;
+            seen = tokio::time::timeout(self.patience, self.wait_for(founded))
+                .await
+                .unwrap_or_else(|_| Err(RaftError::Bootstrap(end.to_string())))?;
         }
         let found: Vec<(NodeId, String)> =
             seen.membership.nodes.iter().map(|(&node, info)| (node, info.address.clone())).collect();

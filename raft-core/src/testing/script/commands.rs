@@ -46,6 +46,7 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         "taken" => taken(words, stage),
         "transfer" => transfer(words, stage),
         "offer" => offer(words, stage),
+        "streams" => streams(words, stage),
         "disk" => disk(words, stage),
         "written" => written(words, stage),
         "crash" => crash(words, stage),
@@ -330,6 +331,16 @@ fn transfer(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
         Some(_) => return Err("a transfer arrives, breaks, is refused, or arrives unheard".to_owned()),
     };
     stage.transferred(transfer, outcome)
+}
+
+/// `streams asked`: snapshots arrive at `transfer` only; `streams auto`: at `settle` too.
+fn streams(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    stage.streams_asked = match words {
+        ["asked"] => true,
+        ["auto"] => false,
+        _ => return Err("streams are asked or auto".to_owned()),
+    };
+    Ok(())
 }
 
 /// `offer 1->3 2.5`: a snapshot that 1 has or had goes to 3, which nobody asked for.

@@ -133,16 +133,20 @@ pub async fn begin_from_snapshot(
         return Err(OfflineError::Log(format!("a snapshot of entry {last} covers nothing")));
     }
     store.claim(cluster, node, fresh).await?;
-    let write = Write {
+    store.write(&[write_from_snapshot(group, snapshot)]).await?;
+    Ok(())
+}
+
+pub(crate) fn write_from_snapshot(group: GroupId, snapshot: SnapshotMeta) -> Write {
+    let last = snapshot.last;
+    Write {
         group,
         snapshot: Some(SnapshotMeta { membership: Membership::default(), ..snapshot }),
         hard_state: Some(HardState { term: last.term, vote: None, commit: last.index }),
         outline: Some(Outline { base: last, ..Outline::default() }),
         compact_to: Some(last.index),
         ..Write::default()
-    };
-    store.write(&[write]).await?;
-    Ok(())
+    }
 }
 
 /// Why nothing was done to a log.

@@ -14,6 +14,7 @@ mod snapshots;
 use std::fmt;
 
 use crate::engine::{Event, Queues, Ready, RoleName};
+use crate::membership::Membership;
 use crate::testing::disk::Image;
 use crate::testing::node::Node;
 use crate::types::{EntryId, Index, NodeId, Term};
@@ -128,6 +129,18 @@ impl Invariants {
             let term = image.term(index).unwrap_or_default();
             self.snapshots.learn(EntryId::new(term, index), membership);
         }
+    }
+
+    /// A new lineage begins: only what this disk holds is history, and it alone is a majority.
+    pub(crate) fn recovered(&mut self, size: usize, image: &Image) {
+        *self = Self { commits: Commits::new(1), ..Self::new(size) };
+        self.preloaded(image);
+    }
+
+    /// A cluster is begun with the state up to `last`, which other members committed in its term.
+    pub(crate) fn restored(&mut self, last: EntryId) {
+        self.commits.restored(last);
+        self.snapshots.learn(EntryId::ZERO, &Membership::default());
     }
 
     /// A node has applied so much, or was restored to it.

@@ -84,7 +84,7 @@ impl Snapshots {
             let outline = write.outline.as_ref().filter(|outline| outline.base == meta.last);
             if let Some(outline) = outline
                 && outline.memberships.range(..=meta.last.index).next_back().map(|(_, membership)| membership)
-                    != Some(&meta.membership)
+                    != (!meta.membership.is_empty()).then_some(&meta.membership)
             {
                 return Err(Broken::new(
                     "a log that begins after a snapshot begins with its configuration",

@@ -46,11 +46,14 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         "taken" => taken(words, stage),
         "transfer" => transfer(words, stage),
         "offer" => offer(words, stage),
+        "streams" => streams(words, stage),
         "disk" => disk(words, stage),
         "written" => written(words, stage),
         "crash" => crash(words, stage),
         "restart" => start(node(words, 0)?, stage),
         "wipe" => wipe(node(words, 0)?, stage),
+        "recover" => recover(node(words, 0)?, stage),
+        "restore" => restore(words, stage),
         "forge" => forge(words, stage),
         "tick" => tick(words, stage),
         "timeout" => {
@@ -332,13 +335,21 @@ fn transfer(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     stage.transferred(transfer, outcome)
 }
 
+/// `streams asked`: snapshots arrive at `transfer` only; `streams auto`: at `settle` too.
+fn streams(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    stage.streams_asked = match words {
+        ["asked"] => true,
+        ["auto"] => false,
+        _ => return Err("streams are asked or auto".to_owned()),
+    };
+    Ok(())
+}
+
 /// `offer 1->3 2.5`: a snapshot that 1 has or had goes to 3, which nobody asked for.
 fn offer(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     let link = link(words.first().ok_or("offer 1->3 2.5")?)?;
     let place = stage.place(link.0)?;
-    let id = words.get(1).and_then(|word| word.split_once('.'));
-    let id = id.and_then(|(t, i)| Some(EntryId::new(t.parse().ok()?, i.parse().ok()?)));
-    let id = id.ok_or("the snapshot's last entry: 2.5")?;
+    let id = words.get(1).and_then(|word| parse_id(word)).ok_or("the snapshot's last entry: 2.5")?;
     let file = stage.cluster()?.nodes[place].shelf.get(id).cloned().ok_or("there is no such snapshot")?;
     stage.transferred(Transfer { link, run: 0, number: 0, file }, SnapshotOutcome::Delivered)
 }
@@ -411,6 +422,38 @@ fn wipe(id: NodeId, stage: &mut Stage) -> Result<(), String> {
     start(id, stage)
 }
 
+/// `recover 2`: an operator makes the log of a node that is down the beginning of a new lineage; it starts.
+fn recover(id: NodeId, stage: &mut Stage) -> Result<(), String> {
+    let place = stage.place(id)?;
+    if stage.runs(id) {
+        return Err("the node runs".to_owned());
+    }
+    match stage.cluster()?.recover(place, Lineage::drawn(2)) {
+        Ok(done) => stage.print(format!(
+            "{id} begins a new lineage with {} after {}, of which {} was known to be committed",
+            done.first, done.last, done.commit
+        )),
+        Err(refused) => stage.print(format!("{id} is not recovered: {refused}")),
+    }
+    start(id, stage)
+}
+
+/// `restore 1 3.7`: an operator begins the log of a blank node with a backup that ends at 3.7; it starts.
+fn restore(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let id = node(words, 0)?;
+    let place = stage.place(id)?;
+    let last = parse_id(words.get(1).ok_or("restore 1 3.7")?).ok_or("the backup's last entry: 3.7")?;
+    let cluster = stage.cluster()?;
+    cluster.crash(place, 0).map_err(|e| e.to_string())?;
+    cluster.restore_backup(place, last)?;
+    start(id, stage)
+}
+
+fn parse_id(word: &str) -> Option<EntryId> {
+    let (term, index) = word.split_once('.')?;
+    Some(EntryId::new(term.parse().ok()?, index.parse().ok()?))
+}
+
 /// `forge 3->2 append t1 prev 1.1 [1.3] commit 1`: puts on the network what no engine would send, `heartbeat` without entries
 /// and `accepted t1 matched 9` likewise. The lineage is the sender's, or that after `lineage`.
 fn forge(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
@@ -420,8 +463,7 @@ fn forge(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     let mut name = "";
     for word in words.get(2..).unwrap_or_default() {
         let word = word.trim_matches(['[', ']']);
-        let id = word.split_once('.').and_then(|(t, i)| Some(EntryId::new(t.parse().ok()?, i.parse().ok()?)));
-        if let Some(id) = id {
+        if let Some(id) = parse_id(word) {
             ids.push(id);
         } else if let Ok(number) = word.parse::<u64>() {
             numbers.insert(name, number);

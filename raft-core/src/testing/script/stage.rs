@@ -54,6 +54,8 @@ pub(super) struct Stage {
     /// Snapshots that nodes write, and are not told of yet.
     pub(super) taking: BTreeMap<NodeId, SnapshotFile>,
     pub(super) transfers: Vec<Transfer>,
+    /// Transfers arrive when asked for only.
+    pub(super) streams_asked: bool,
     pub(super) kept: BTreeMap<String, Envelope>,
     pub(super) clocks: BTreeMap<NodeId, Time>,
     pub(super) traffic: BTreeMap<Link, Traffic>,
@@ -334,7 +336,8 @@ impl Stage {
             }
             let free =
                 |transfer: &Transfer| !self.held.contains(&transfer.link) && self.runs(transfer.link.1);
-            if let Some(at) = self.transfers.iter().position(free) {
+            let free = self.transfers.iter().position(free).filter(|_| !self.streams_asked);
+            if let Some(at) = free {
                 let transfer = self.transfers.remove(at);
                 let cut = self.cut.contains(&transfer.link);
                 let outcome = if cut { SnapshotOutcome::Failed } else { SnapshotOutcome::Delivered };

@@ -3,6 +3,7 @@
 
 pub mod cold;
 pub mod entry;
+pub mod transfer;
 pub mod wire;
 
 /// Bytes that are not what they should be.

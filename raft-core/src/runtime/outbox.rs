@@ -4,13 +4,32 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use super::mailbox::{Mailbox, lock};
+use super::snapshots::Door;
 use crate::membership::Membership;
 use crate::message::Envelope;
 use crate::transport::{Inbox, SnapshotStream, Transport};
 use crate::types::{Incarnation, Lineage, NodeId, Peer};
 
 /// Which data folder the configuration binds each node to; shared with the transport's side, which asks at each hello.
-type Roster = Arc<Mutex<BTreeMap<NodeId, Incarnation>>>;
+#[derive(Clone, Default)]
+pub(super) struct Roster(Arc<Mutex<BTreeMap<NodeId, Incarnation>>>);
+
+impl Roster {
+    fn follow(&self, membership: &Membership) {
+        *lock(&self.0) = membership.nodes.iter().map(|(&node, info)| (node, info.incarnation)).collect();
+    }
+
+    /// Whether to talk to a peer; if not, why.
+    pub(super) fn admit(&self, peer: Peer) -> Result<(), String> {
+        match lock(&self.0).get(&peer.node) {
+            Some(&bound) if bound != Incarnation::UNKNOWN && bound != peer.incarnation => Err(format!(
+                "node {} is bound to the data folder {bound} and comes with {}: its folder was wiped or replaced",
+                peer.node, peer.incarnation
+            )),
+            _ => Ok(()),
+        }
+    }
+}
 
 /// The way out to the other nodes.
 pub(super) struct Outbox {
@@ -58,7 +77,7 @@ impl Outbox {
             return false;
         }
         self.membership = membership.clone();
-        *lock(&self.roster) = membership.nodes.iter().map(|(&node, info)| (node, info.incarnation)).collect();
+        self.roster.follow(membership);
         self.connect(membership.nodes.iter().map(|(&node, info)| (node, info.address.as_str())));
         let transport = &self.transport;
         self.connected.retain(|node, _| {
@@ -78,15 +97,9 @@ impl Outbox {
 
 /// What the transport hands received messages to.
 pub(super) struct GroupInbox {
-    mailbox: Arc<Mailbox>,
-    roster: Roster,
-}
-
-impl GroupInbox {
-    pub(super) fn new(mailbox: Arc<Mailbox>) -> (Self, Roster) {
-        let roster = Roster::default();
-        (Self { mailbox, roster: Arc::clone(&roster) }, roster)
-    }
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) roster: Roster,
+    pub(super) snapshots: Door,
 }
 
 impl Inbox for GroupInbox {
@@ -100,15 +113,11 @@ impl Inbox for GroupInbox {
         Lineage::UNKNOWN
     }
 
-    fn snapshot(&self, _from: NodeId, _stream: Box<dyn SnapshotStream>) {}
+    fn snapshot(&self, from: NodeId, stream: Box<dyn SnapshotStream>) {
+        self.snapshots.enter(from, stream);
+    }
 
     fn admit(&self, peer: Peer, _lineage: Lineage) -> Result<(), String> {
-        match lock(&self.roster).get(&peer.node) {
-            Some(&bound) if bound != Incarnation::UNKNOWN && bound != peer.incarnation => Err(format!(
-                "node {} is bound to the data folder {bound} and comes with {}: its folder was wiped or replaced",
-                peer.node, peer.incarnation
-            )),
-            _ => Ok(()),
-        }
+        self.roster.admit(peer)
     }
 }

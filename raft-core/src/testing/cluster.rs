@@ -9,8 +9,9 @@ use crate::log_store::LogStore;
 use crate::membership::{Membership, NodeInfo};
 use crate::testing::disk::{Image, founded_outline};
 use crate::testing::invariants::{Broken, Invariants, View};
-use crate::testing::node::{Node, incarnation};
-use crate::types::{Entry, HardState, Incarnation, NodeId, Time};
+use crate::testing::node::{Applied, Node, incarnation};
+use crate::testing::shelf::SnapshotFile;
+use crate::types::{Entry, EntryId, HardState, Incarnation, NodeId, Peer, SnapshotMeta, Time};
 
 /// Simulated nodes 1 to n, and the invariants over all of them. Nodes are named by their place: node 1 is at 0.
 pub struct Cluster {
@@ -34,10 +35,9 @@ impl Cluster {
 
     fn on(size: usize, config: &Config, image: impl Fn(NodeId) -> Image) -> Self {
         let ids: Vec<NodeId> = (1..=size as u64).map(NodeId).collect();
-        Self {
-            nodes: ids.iter().map(|&id| Node::new(id, config.clone(), image(id))).collect(),
-            invariants: Invariants::new(size),
-        }
+        let mut invariants = Invariants::new(size);
+        ids.iter().for_each(|&id| invariants.preloaded(&image(id)));
+        Self { nodes: ids.iter().map(|&id| Node::new(id, config.clone(), image(id))).collect(), invariants }
     }
 
     /// The members of a cluster of `size`, as an operator would name them for a bootstrap: by address only.
@@ -67,16 +67,85 @@ impl Cluster {
         self.nodes[place].disk.read(&fetch.range, fetch.max_bytes).map_err(contract)
     }
 
-    /// Starts a node's process.
+    /// Starts a node's process: from its log, and from the snapshot that the log names. What the driver had added to that.
     ///
     /// # Errors
-    /// Where the engine refuses its own disk.
-    pub fn start(&mut self, place: usize, seed: u64, now: Time) -> Result<(), Broken> {
+    /// Where the engine refuses its own disk, or the snapshot is not there.
+    pub fn start(&mut self, place: usize, seed: u64, now: Time) -> Result<Option<Vec<u8>>, Broken> {
         let node = &mut self.nodes[place];
         let local = node.peer();
         node.disk.open(local).map_err(contract)?;
+        let named = node.disk.image().state().snapshot;
+        node.shelf.forget_after(named.as_ref().map_or(EntryId::ZERO, |meta| meta.last));
+        node.applied = Applied::default();
+        let file = named.map(|meta| self.snapshot(place, &meta)).transpose()?;
+        let added = file.map(|file| self.restore(place, &file)).transpose()?;
+        let node = &mut self.nodes[place];
         node.start(seed, now).map_err(|e| Broken::new("a node starts from its own disk", e.to_string()))?;
-        self.invariants.started(place, &self.nodes[place])
+        self.invariants.started(place, &self.nodes[place])?;
+        Ok(added)
+    }
+
+    /// Applies an entry to a node's state.
+    ///
+    /// # Errors
+    /// Where it is not the next, or the state is not that of the other nodes.
+    pub fn apply(&mut self, place: usize, entry: &Entry) -> Result<(), Broken> {
+        let node = &mut self.nodes[place];
+        node.applied
+            .apply(entry)
+            .map_err(|detail| Broken::new("entries are applied once and in order", detail))?;
+        self.invariants.reached(node)
+    }
+
+    /// A snapshot that a node's log store or engine names.
+    ///
+    /// # Errors
+    /// Where its file is not there.
+    pub fn snapshot(&self, place: usize, meta: &SnapshotMeta) -> Result<SnapshotFile, Broken> {
+        let file = self.nodes[place].shelf.get(meta.last).cloned();
+        file.ok_or_else(|| {
+            Broken::new("a named snapshot is there and whole", format!("there is none of {}", meta.last))
+        })
+    }
+
+    /// Puts a snapshot in the place of a node's state; what the driver had added to it.
+    ///
+    /// # Errors
+    /// Where it is damaged, or its state is not that of the other nodes.
+    pub fn restore(&mut self, place: usize, file: &SnapshotFile) -> Result<Vec<u8>, Broken> {
+        let node = &mut self.nodes[place];
+        let added = node
+            .restore(file)
+            .map_err(|detail| Broken::new("a named snapshot is there and whole", detail))?;
+        self.invariants.reached(node)?;
+        Ok(added)
+    }
+
+    /// A snapshot of a node is durable, and its engine is told.
+    pub fn snapshot_taken(&mut self, place: usize, file: SnapshotFile, now: Time) {
+        let node = &mut self.nodes[place];
+        let (last, meta) = (file.meta.last, file.meta.clone());
+        node.shelf.put(file);
+        let used = node.engine_mut().is_none_or(|engine| engine.snapshot_taken(Some(meta), now));
+        if !used {
+            node.shelf.remove(last);
+        }
+    }
+
+    /// A whole snapshot from another node is durable on this one, and its engine is told. Whether it will be installed.
+    pub fn snapshot_received(&mut self, place: usize, from: Peer, file: SnapshotFile, now: Time) -> bool {
+        let node = &mut self.nodes[place];
+        let (last, meta) = (file.meta.last, file.meta.clone());
+        let held = node.shelf.get(last).is_some();
+        if !held {
+            node.shelf.put(file);
+        }
+        let used = node.engine_mut().is_some_and(|engine| engine.snapshot_received(from, meta, now));
+        if !used && !held {
+            node.shelf.remove(last);
+        }
+        used
     }
 
     /// Kills a node's process; of its writes on their way the first `keep` were durable after all.
@@ -114,6 +183,9 @@ impl Cluster {
     pub fn written(&mut self, place: usize, number: u64, now: Time) -> Result<(), Broken> {
         let node = &mut self.nodes[place];
         node.disk.complete(number).map_err(contract)?;
+        if let Some(named) = node.disk.image().state().snapshot {
+            node.shelf.named(named.last);
+        }
         if let Some(engine) = node.engine_mut() {
             engine.written(number, now);
         }

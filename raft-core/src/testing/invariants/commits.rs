@@ -76,7 +76,7 @@ impl Commits {
                 format!("{} leads term {} and commits {last:?}.{}", view.node, view.term, view.commit),
             ));
         }
-        let durable = nodes.iter().filter(|node| node.disk.image().term(view.commit) == last).count();
+        let durable = nodes.iter().filter(|node| node.disk.image().holds(view.commit, last)).count();
         if durable < self.majority {
             return Err(Broken::new(
                 "what is committed is durable on a majority",

@@ -9,6 +9,7 @@ mod elections;
 mod logs;
 mod progress;
 mod promises;
+mod snapshots;
 
 use std::fmt;
 
@@ -21,6 +22,7 @@ use commits::Commits;
 use elections::Elections;
 use logs::Logs;
 use progress::Progress;
+use snapshots::Snapshots;
 
 /// A property that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +94,7 @@ pub struct Invariants {
     logs: Logs,
     commits: Commits,
     progress: Progress,
+    snapshots: Snapshots,
 }
 
 impl Invariants {
@@ -102,6 +105,7 @@ impl Invariants {
             logs: Logs::default(),
             commits: Commits::new(size),
             progress: Progress::new(size),
+            snapshots: Snapshots::default(),
         }
     }
 
@@ -119,11 +123,21 @@ impl Invariants {
     pub(crate) fn preloaded(&mut self, image: &Image) {
         self.logs.learn(image.entries());
         self.commits.preloaded(image);
+        self.snapshots.forget_states();
+        for (&index, membership) in &image.state().outline.memberships {
+            let term = image.term(index).unwrap_or_default();
+            self.snapshots.learn(EntryId::new(term, index), membership);
+        }
+    }
+
+    /// A node has applied so much, or was restored to it.
+    pub(crate) fn reached(&mut self, node: &Node) -> Result<(), Broken> {
+        self.snapshots.reached(node)
     }
 
     pub(crate) fn started(&mut self, place: usize, node: &Node) -> Result<(), Broken> {
         let Some(view) = View::of(place, node) else { return Ok(()) };
-        self.progress.started(&view)
+        self.progress.started(&view, node.applied.last.index)
     }
 
     /// Checks what a node is and wants, against all that was seen before.
@@ -131,7 +145,7 @@ impl Invariants {
         self.progress.check(view, ready)?;
         let elected = ready.events.contains(&Event::Elected { term: view.term });
         if (elected || view.role == RoleName::Leader) && self.elections.elected(view)? {
-            self.logs.elected(view)?;
+            self.logs.elected(view, &self.commits)?;
             self.commits.elected(view, &self.logs)?;
         }
         if let Some(write) = &ready.write {
@@ -144,6 +158,8 @@ impl Invariants {
         }
         bounds::check(view, nodes[view.place].config())?;
         self.commits.advanced(view, led, &self.logs, nodes)?;
+        let handed = self.progress.handed_to_apply(view.place);
+        self.snapshots.check(view, ready, &nodes[view.place].shelf, handed, &self.commits)?;
         applying::check(view, &ready.apply, &self.commits)?;
         for envelope in &ready.messages {
             self.elections.sent(view, envelope)?;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::stage::{DiskMode, Link, Stage, Traffic};
+use super::stage::{DiskMode, Link, Stage, Traffic, Transfer};
 use crate::config::Config;
-use crate::engine::{ProposeError, ReadError};
+use crate::engine::{ProposeError, ReadError, SnapshotOutcome};
 use crate::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message};
 use crate::testing::cluster::Cluster;
 use crate::testing::disk::{Image, entries_of_terms, founded_outline};
@@ -42,6 +42,11 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         "heal" => heal(words, stage),
         "hold" => links(words, stage).map(|links| stage.held.extend(links)),
         "release" => release(words, stage),
+        "snapshot" => snapshot(node(words, 0)?, stage),
+        "taken" => taken(words, stage),
+        "transfer" => transfer(words, stage),
+        "offer" => offer(words, stage),
+        "streams" => streams(words, stage),
         "disk" => disk(words, stage),
         "written" => written(words, stage),
         "crash" => crash(words, stage),
@@ -104,6 +109,11 @@ fn configure(config: &mut Config, setting: &str, value: &str) -> Result<(), Stri
         "max_entry_bytes" => config.max_entry_bytes = number()?,
         "max_tail_bytes" => config.max_tail_bytes = number()?,
         "max_write_bytes" => config.max_write_bytes = number()?,
+        "snapshot_entries" => config.snapshot_entries = number()? as u64,
+        "snapshot_bytes" => config.snapshot_bytes = number()?,
+        "keep_entries" => config.keep_entries = number()? as u64,
+        "keep_bytes" => config.keep_bytes = number()?,
+        "keep_live_bytes" => config.keep_live_bytes = number()?,
         "max_apply_bytes" => config.max_apply_bytes = number()?,
         _ => return Err(format!("{setting} is no setting that scripts know")),
     }
@@ -284,6 +294,66 @@ fn release(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     Ok(())
 }
 
+/// `snapshot 1`: an operator asks for one.
+fn snapshot(id: NodeId, stage: &mut Stage) -> Result<(), String> {
+    let place = stage.place(id)?;
+    let now = stage.clock(id);
+    let engine = stage.cluster()?.nodes[place].engine_mut().ok_or("the node does not run")?;
+    let line = match engine.request_snapshot(now) {
+        Ok(index) => format!("{id} will have a snapshot of {index}"),
+        Err(refused) => format!("{id} refuses: {refused}"),
+    };
+    stage.print(line);
+    stage.pump(id).map(drop)
+}
+
+/// `taken 1`: the snapshot that it writes is durable; `taken 1 fails`.
+fn taken(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let id = node(words, 0)?;
+    let fails = words.get(1) == Some(&"fails");
+    if stage.taken(id, fails)? { Ok(()) } else { Err("it takes no snapshot".to_owned()) }
+}
+
+/// `transfer 1->3`: the snapshot on its way there arrives; `breaks`, `refused`, or `unheard`: it arrives and the sender
+/// does not hear of it.
+fn transfer(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let link = link(words.first().ok_or("transfer 1->3")?)?;
+    let place = stage.transfers.iter().position(|transfer| transfer.link == link);
+    let mut transfer = stage.transfers.remove(place.ok_or("no snapshot is on its way there")?);
+    let outcome = match words.get(1) {
+        None => SnapshotOutcome::Delivered,
+        Some(&"breaks") => SnapshotOutcome::Failed,
+        Some(&"refused") => SnapshotOutcome::Refused,
+        Some(&"unheard") => {
+            transfer.run = 0;
+            SnapshotOutcome::Delivered
+        }
+        Some(_) => return Err("a transfer arrives, breaks, is refused, or arrives unheard".to_owned()),
+    };
+    stage.transferred(transfer, outcome)
+}
+
+/// `streams asked`: snapshots arrive at `transfer` only; `streams auto`: at `settle` too.
+fn streams(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    stage.streams_asked = match words {
+        ["asked"] => true,
+        ["auto"] => false,
+        _ => return Err("streams are asked or auto".to_owned()),
+    };
+    Ok(())
+}
+
+/// `offer 1->3 2.5`: a snapshot that 1 has or had goes to 3, which nobody asked for.
+fn offer(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let link = link(words.first().ok_or("offer 1->3 2.5")?)?;
+    let place = stage.place(link.0)?;
+    let id = words.get(1).and_then(|word| word.split_once('.'));
+    let id = id.and_then(|(t, i)| Some(EntryId::new(t.parse().ok()?, i.parse().ok()?)));
+    let id = id.ok_or("the snapshot's last entry: 2.5")?;
+    let file = stage.cluster()?.nodes[place].shelf.get(id).cloned().ok_or("there is no such snapshot")?;
+    stage.transferred(Transfer { link, run: 0, number: 0, file }, SnapshotOutcome::Delivered)
+}
+
 /// `disk 2 stalled`, `disk auto`.
 fn disk(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     let (mode, nodes) = match words {
@@ -325,6 +395,8 @@ fn crash(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
         Some(["keep", count]) => count.parse().map_err(|_| "how many writes are kept")?,
         _ => 0,
     };
+    stage.taking.remove(&id);
+    stage.transfers.retain(|transfer| transfer.link.0 != id);
     stage.cluster()?.crash(place, keep).map_err(|e| e.to_string())
 }
 
@@ -435,13 +507,17 @@ fn status(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
             status.commit,
             status.applied
         ));
+        if status.snapshot != EntryId::ZERO {
+            stage.print(format!("  snapshot {} log after {}", status.snapshot, status.base));
+        }
         for (peer, progress) in status.peers {
             stage.print(format!(
-                "  {peer} matched {} next {} inflight {}{}",
+                "  {peer} matched {} next {} inflight {}{}{}",
                 progress.matched,
                 progress.next,
                 progress.inflight,
-                if progress.active { "" } else { " inactive" }
+                if progress.active { "" } else { " inactive" },
+                progress.snapshot.map_or_else(String::new, |last| format!(" snapshot {last}"))
             ));
         }
     }

@@ -76,6 +76,10 @@ faults! {
     Ring "ring" => nemesis.ring;
     /// Two halves share one node.
     Bridge "bridge" => nemesis.bridge;
+    /// An operator asks for snapshots.
+    Snapshot "snapshot" => nemesis.snapshot;
+    /// Snapshots cannot be written or sent.
+    SnapshotFailure "snapshot-failure" => snapshot_failure;
 }
 
 impl fmt::Display for Fault {

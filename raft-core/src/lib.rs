@@ -33,7 +33,7 @@ pub use membership::{Membership, NodeInfo};
 #[cfg(feature = "runtime")]
 pub use raft::{Raft, RawRaft};
 #[cfg(feature = "runtime")]
-pub use runtime::{Member, NodeOptions, RaftError, RaftStatus, StartError};
+pub use runtime::{Member, NodeOptions, RaftError, RaftStatus, SnapshotFile, SnapshotPlace, StartError};
 pub use state_machine::StateMachine;
 pub use transport::Transport;
 pub use types::{ClusterId, EntryId, GroupId, Incarnation, Index, NodeId, Term};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::snapshots::{Progress, SnapshotStatus};
 use crate::engine::{Engine, FoundingEnd, Refusal, RoleName, Status};
 use crate::transport::LocalNode;
 use crate::types::{Index, NodeId, Term, Time};
@@ -25,6 +26,8 @@ pub struct RaftStatus {
     pub founding_ended: Option<FoundingEnd>,
     /// What was counted since the node was started.
     pub counters: Counters,
+    /// What is being done with snapshots, and what was.
+    pub snapshots: SnapshotStatus,
 }
 
 impl Deref for RaftStatus {
@@ -61,20 +64,30 @@ pub(super) struct StatusBoard {
     founded: bool,
     published: Time,
     dirty: bool,
+    snapshots: Progress,
 }
 
 impl StatusBoard {
-    pub(super) fn new(engine: &Engine, local: LocalNode) -> Self {
+    pub(super) fn new(engine: &Engine, local: LocalNode, snapshots: Progress) -> Self {
         let status = RaftStatus {
             engine: engine.status(),
             local,
             fatal: None,
             founding_ended: None,
             counters: Counters::default(),
+            snapshots: SnapshotStatus::default(),
         };
         let sender = watch::Sender::new(status);
         let shown = (engine.role(), engine.term(), engine.leader());
-        Self { sender, founding_ended: None, shown, founded: false, published: Time::ZERO, dirty: false }
+        Self {
+            sender,
+            founding_ended: None,
+            shown,
+            founded: false,
+            published: Time::ZERO,
+            dirty: false,
+            snapshots,
+        }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<RaftStatus> {
@@ -111,8 +124,9 @@ impl StatusBoard {
         self.published = now;
         self.dirty = false;
         let founding_ended = self.founding_ended;
+        let snapshots = self.snapshots.status();
         self.sender.send_if_modified(|status| {
-            let next = RaftStatus { engine, local: status.local, fatal, founding_ended, counters };
+            let next = RaftStatus { engine, local: status.local, fatal, founding_ended, counters, snapshots };
             let changed = next != *status;
             *status = next;
             changed

@@ -66,6 +66,8 @@ pub enum Message {
     IdentityResponse {
         /// The node already belongs to a founded cluster: it knows a configuration.
         founded: bool,
+        /// Its last entry: beyond [`EntryId::ZERO`] without being founded, the state was restored from a backup.
+        last: EntryId,
     },
 }
 

@@ -22,12 +22,14 @@ fn envelope(message: Message) -> Envelope {
 }
 
 /// As version 1 carries it.
-fn as_in_version_1(envelope: &Envelope) -> Envelope {
-    let mut message = envelope.message.clone();
-    if let Message::AppendResponse(response) = &mut message {
-        response.priority = 0;
+fn as_of_version_1(envelope: &Envelope) -> Envelope {
+    let mut envelope = Envelope { lineage: Lineage::UNKNOWN, ..envelope.clone() };
+    match &mut envelope.message {
+        Message::IdentityResponse { last, .. } => *last = EntryId::ZERO,
+        Message::AppendResponse(response) => response.priority = 0,
+        _ => {}
     }
-    Envelope { lineage: Lineage::UNKNOWN, message, ..envelope.clone() }
+    envelope
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -90,7 +92,7 @@ fn golden_bytes_of_a_frame() {
     };
     assert_eq!(hex(&frame[8..]), body(&head, ""));
     assert_eq!(frame[..4], u32::try_from(frame.len() - 8).unwrap().to_le_bytes());
-    assert_eq!(decode(1, &frame).unwrap(), envelopes.each_ref().map(as_in_version_1));
+    assert_eq!(decode(1, &frame).unwrap(), envelopes.each_ref().map(as_of_version_1));
     frame.clear();
     wire::encode_frame(2, &envelopes, &mut frame).unwrap();
     assert_eq!(hex(&frame[8..]), body(&(head + "3300000000000000"), "09")); // lineage
@@ -285,7 +287,7 @@ fn message() -> impl Strategy<Value = Message> {
         (any::<u64>(), any::<u64>())
             .prop_map(|(term, round)| Message::TimeoutNow(TimeoutNow { term, round })),
         Just(Message::IdentityRequest),
-        any::<bool>().prop_map(|founded| Message::IdentityResponse { founded }),
+        (any::<bool>(), id()).prop_map(|(founded, last)| Message::IdentityResponse { founded, last }),
     ]
 }
 
@@ -299,7 +301,7 @@ proptest! {
         for envelope in &envelopes {
             frame.clear();
             match wire::encode_frame(1, [envelope], &mut frame) {
-                Ok(()) => prop_assert_eq!(decode(1, &frame).unwrap(), [as_in_version_1(envelope)]),
+                Ok(()) => prop_assert_eq!(decode(1, &frame).unwrap(), [as_of_version_1(envelope)]),
                 Err(error) => prop_assert_eq!(error, CodecError::Unsupported),
             }
         }

@@ -9,7 +9,7 @@ use raft_core::engine::{EngineOptions, RoleName};
 use raft_core::log_store::LogState;
 use raft_core::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, VoteResponse};
 use raft_core::types::{Entry, Lineage, Peer, Time};
-use raft_core::{Config, Engine, GroupId, Incarnation, NodeId, NodeInfo};
+use raft_core::{Config, Engine, EntryId, GroupId, Incarnation, NodeId, NodeInfo};
 
 struct Cluster {
     now: Time,
@@ -179,7 +179,9 @@ fn a_member_wiped_while_the_cluster_is_founded_is_asked_again() {
     let now = cluster.now;
     cluster.engine(1).bootstrap(members(2), now).unwrap();
     let _asked = cluster.engine(1).ready(now);
-    cluster.engine(1).step(from_second(999, Message::IdentityResponse { founded: false }), now);
+    cluster
+        .engine(1)
+        .step(from_second(999, Message::IdentityResponse { founded: false, last: EntryId::ZERO }), now);
     assert_eq!(cluster.engine(1).role(), RoleName::PreCandidate);
     // The folder 999 is gone; the node now runs on the one that the fixture gave it.
     cluster.pass(Duration::from_secs(5));

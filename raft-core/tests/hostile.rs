@@ -180,7 +180,7 @@ enum Said {
     Stale { term: Number, round: Number },
     TimeoutNow { term: Number, round: Number },
     IdentityRequest,
-    IdentityResponse(bool),
+    IdentityResponse(bool, (Number, Number)),
 }
 
 fn round() -> impl Strategy<Value = Number> {
@@ -203,7 +203,7 @@ fn said() -> impl Strategy<Value = Said> {
         1 => (term(), round()).prop_map(|(term, round)| Said::Stale { term, round }),
         2 => (term(), round()).prop_map(|(term, round)| Said::TimeoutNow { term, round }),
         1 => Just(Said::IdentityRequest),
-        1 => any::<bool>().prop_map(Said::IdentityResponse),
+        1 => (any::<bool>(), id()).prop_map(|(founded, last)| Said::IdentityResponse(founded, last)),
     ]
 }
 
@@ -252,7 +252,7 @@ impl Said {
                 Message::TimeoutNow(TimeoutNow { term: number(term), round: number(round) })
             }
             Self::IdentityRequest => Message::IdentityRequest,
-            Self::IdentityResponse(founded) => Message::IdentityResponse { founded },
+            Self::IdentityResponse(founded, last) => Message::IdentityResponse { founded, last: id(last) },
         }
     }
 }

@@ -83,6 +83,17 @@ fn fixed_seeds_break_nothing_and_reach_the_rare_branches() {
             "one-way cut",
             "messages replayed",
             "foundings",
+            "snapshots taken",
+            "snapshots failed",
+            "snapshots delivered",
+            "snapshots installed",
+            "snapshots restored",
+            "snapshot transfers broken",
+            "snapshot transfers refused",
+            "snapshot transfers abandoned",
+            "delivered snapshots lost",
+            "crash after a snapshot",
+            "crash after a snapshot came",
         ] {
             assert!(reached.contains_key(name), "no seed reached: {name}; reached: {reached:#?}");
         }

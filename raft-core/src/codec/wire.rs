@@ -22,7 +22,7 @@
 //! | version | carries |
 //! | --- | --- |
 //! | 1 | kinds 1 to 6; configurations of format 1 |
-//! | 2 | the sender's lineage; configurations of every format (see [`versioned`](super::versioned)); kind 7; priorities |
+//! | 2 | the sender's lineage; configurations of every format (see [`versioned`](super::versioned)); the last field of kind 6; kind 7; priorities |
 
 use std::ops::RangeInclusive;
 
@@ -190,9 +190,15 @@ fn encode_envelope(version: u16, envelope: &Envelope, out: &mut Vec<u8>) -> Resu
             }
         }
         Message::IdentityRequest => out.put_u8(IDENTITY_REQUEST),
-        Message::IdentityResponse { founded } => {
+        Message::IdentityResponse { founded, last } => {
             out.put_u8(IDENTITY_RESPONSE);
             out.put_u8(u8::from(*founded));
+            if version >= WITH_LINEAGE {
+                put_id(*last, out);
+            } else if !founded && *last != EntryId::ZERO {
+                // Told without it, the other node would found a cluster that drops a restored state.
+                return Err(CodecError::Unsupported);
+            }
         }
         Message::TimeoutNow(m) => {
             if version < WITH_TRANSFER {
@@ -265,7 +271,10 @@ fn decode_envelope(version: u16, bytes: &mut Bytes) -> Result<Envelope, CodecErr
             Message::AppendResponse(AppendResponse { term, round, outcome, priority })
         }
         IDENTITY_REQUEST => Message::IdentityRequest,
-        IDENTITY_RESPONSE => Message::IdentityResponse { founded: take_flag(bytes)? },
+        IDENTITY_RESPONSE => Message::IdentityResponse {
+            founded: take_flag(bytes)?,
+            last: if version >= WITH_LINEAGE { take_id(bytes)? } else { EntryId::ZERO },
+        },
         TIMEOUT_NOW if version >= WITH_TRANSFER => {
             Message::TimeoutNow(TimeoutNow { term: take_u64(bytes)?, round: take_u64(bytes)? })
         }

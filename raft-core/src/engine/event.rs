@@ -197,7 +197,12 @@ impl fmt::Display for TransferReason {
 impl fmt::Display for FoundingEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AlreadyFounded { by } => write!(f, "node {by} already belongs to a cluster"),
+            Self::AlreadyFounded { by } => {
+                write!(f, "node {by} already belongs to a cluster")
+            }
+            Self::Behind { by } => {
+                write!(f, "node {by} was restored from a backup and holds more: found the cluster there")
+            }
             Self::Overtaken => f.write_str("another node's founding came first"),
         }
     }
@@ -209,6 +214,11 @@ impl fmt::Display for FoundingEnd {
 pub enum FoundingEnd {
     /// A member already belongs to a founded cluster.
     AlreadyFounded {
+        /// The member.
+        by: NodeId,
+    },
+    /// A member holds more than this node: it was restored from a backup, and the cluster is to be founded there.
+    Behind {
         /// The member.
         by: NodeId,
     },

@@ -102,7 +102,7 @@ impl Summary {
 const RESTORED_LIMIT: u64 = 2 * NUMBER_LIMIT;
 
 /// Whether what a store gives back can be a group's state.
-pub(super) fn check_restored(state: &LogState, applied: Index) -> Result<(), Violation> {
+pub(crate) fn check_restored(state: &LogState, applied: Index) -> Result<(), Violation> {
     let LogState { hard_state, outline, snapshot, last } = state;
     let wrong = |rule, detail| Err(Violation { rule, detail });
     let highest = hard_state.term.max(*last).max(outline.base.index);

@@ -29,6 +29,7 @@ use bytes::Bytes;
 
 pub use self::event::{Event, FoundingEnd, Refusal, TransferReason};
 pub use self::invariants::Violation;
+pub(crate) use self::invariants::check_restored;
 #[cfg(feature = "testing")]
 pub use self::planted::Planted;
 #[cfg(feature = "testing")]
@@ -155,7 +156,7 @@ impl Engine {
         if local.incarnation == Incarnation::UNKNOWN {
             return Err(EngineError::NoIncarnation);
         }
-        invariants::check_restored(&state, applied)?;
+        check_restored(&state, applied)?;
         let LogState { hard_state, outline, snapshot, last } = state;
         let covered = snapshot.as_ref().map_or(0, |meta| meta.last.index);
         let commit = hard_state.commit.max(applied).max(covered);
@@ -223,9 +224,10 @@ impl Engine {
             Message::IdentityRequest => {
                 // Only what a crash cannot undo.
                 let founded = self.log.membership().is_some_and(|(index, _)| index <= self.durable.index);
-                self.send(from, Message::IdentityResponse { founded });
+                let last = self.log.last();
+                self.send(from, Message::IdentityResponse { founded, last });
             }
-            Message::IdentityResponse { founded } => self.on_identity_response(from, founded),
+            Message::IdentityResponse { founded, last } => self.on_identity_response(from, founded, last),
         }
         self.check();
     }

@@ -136,7 +136,7 @@ impl Engine {
             && last.term <= self.term.saturating_add(TERM_LEAP_LIMIT)
             && last.term > 0
             && last.index > 0
-            && meta.membership.validate().is_ok();
+            && (meta.membership.validate().is_ok() || self.may_be_restored(&meta));
         if !plausible {
             self.refuse(from, Refusal::BadSnapshot);
             return false;
@@ -169,6 +169,11 @@ impl Engine {
         }
         self.check();
         !same
+    }
+
+    /// Whether the snapshot is of a restored cluster that is being founded: its members come with the first entry after it.
+    fn may_be_restored(&self, meta: &SnapshotMeta) -> bool {
+        meta.membership == Membership::default() && self.log.membership().is_none()
     }
 
     /// Puts the snapshot in the place of the log: nothing in it is known to follow what the snapshot covers.

@@ -107,9 +107,10 @@ impl Log {
         self.outline_changed = true;
     }
 
-    /// Puts a snapshot that ends at `base` in the place of all entries.
+    /// Puts a snapshot that ends at `base` in the place of all entries. That of a restored cluster has no members yet.
     pub(crate) fn replace(&mut self, base: EntryId, membership: Membership) {
-        self.outline = Outline { base, terms: Vec::new(), memberships: [(base.index, membership)].into() };
+        let known = (!membership.is_empty()).then_some((base.index, membership));
+        self.outline = Outline { base, terms: Vec::new(), memberships: known.into_iter().collect() };
         self.last = base.index;
         self.tail = Tail::starting_after(self.last);
         self.weight = Weight::starting_after(self.last);

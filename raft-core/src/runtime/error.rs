@@ -68,6 +68,9 @@ pub enum RaftError {
     /// Leadership was not handed over as asked.
     #[error("leadership was not handed over: {0}")]
     Transfer(String),
+    /// No snapshot could be taken, or the newest cannot be read.
+    #[error("no snapshot: {0}")]
+    Snapshot(String),
     /// The cluster cannot be founded as asked.
     #[error("cannot found the cluster: {0}")]
     Bootstrap(String),
@@ -104,6 +107,9 @@ pub enum StartError {
     /// The settings make no sense, or the log contradicts itself.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The snapshots cannot be used, or the one that is needed is damaged or missing.
+    #[error("snapshots: {0}")]
+    Snapshot(String),
     /// Log store and state machine, or the parts of the log store, contradict each other.
     #[error("{0}")]
     Inconsistent(String),

@@ -22,10 +22,12 @@ mod options;
 mod outbox;
 mod pending;
 mod recover;
+mod snapshots;
 mod status;
 
 pub use error::{RaftError, StartError};
 pub use options::{Member, NodeOptions};
+pub use snapshots::{SnapshotFile, SnapshotPlace, SnapshotStatus, TransferStatus};
 pub use status::{Counters, FatalKind, RaftStatus};
 
 pub(crate) use node::Node;

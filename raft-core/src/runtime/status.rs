@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::snapshots::{Progress, SnapshotStatus};
 use crate::engine::{Engine, FoundingEnd, Refusal, RoleName, Status};
 use crate::log_store::StorageErrorKind;
 use crate::transport::LocalNode;
@@ -28,6 +29,8 @@ pub struct RaftStatus {
     pub founding_ended: Option<FoundingEnd>,
     /// What was counted since the node was started.
     pub counters: Counters,
+    /// What is being done with snapshots, and what was.
+    pub snapshots: SnapshotStatus,
 }
 
 impl Deref for RaftStatus {
@@ -90,10 +93,11 @@ pub(super) struct StatusBoard {
     founded: bool,
     published: Time,
     dirty: bool,
+    snapshots: Progress,
 }
 
 impl StatusBoard {
-    pub(super) fn new(engine: &Engine, local: LocalNode) -> Self {
+    pub(super) fn new(engine: &Engine, local: LocalNode, snapshots: Progress) -> Self {
         let status = RaftStatus {
             engine: engine.status(),
             local,
@@ -101,10 +105,19 @@ impl StatusBoard {
             fatal_kind: None,
             founding_ended: None,
             counters: Counters::default(),
+            snapshots: SnapshotStatus::default(),
         };
         let sender = watch::Sender::new(status);
         let shown = (engine.role(), engine.term(), engine.leader());
-        Self { sender, founding_ended: None, shown, founded: false, published: Time::ZERO, dirty: false }
+        Self {
+            sender,
+            founding_ended: None,
+            shown,
+            founded: false,
+            published: Time::ZERO,
+            dirty: false,
+            snapshots,
+        }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<RaftStatus> {
@@ -148,9 +161,10 @@ impl StatusBoard {
         self.dirty = false;
         let founding_ended = self.founding_ended;
         let (fatal_kind, fatal) = fatal.unzip();
+        let snapshots = self.snapshots.status();
         self.sender.send_if_modified(|status| {
-            let next =
-                RaftStatus { engine, local: status.local, fatal, fatal_kind, founding_ended, counters };
+            let local = status.local;
+            let next = RaftStatus { engine, local, fatal, fatal_kind, founding_ended, counters, snapshots };
             let changed = next != *status;
             *status = next;
             changed

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::engine::Event;
 use crate::log_store::Write;
 use crate::message::{AppendOutcome, Envelope, Message};
-use crate::types::{Entry, HardState, Payload};
+use crate::types::{Entry, EntryId, HardState, Payload};
 
 /// A message: `1->2 append t3 prev 1.4 [2.5 3.6] commit 4 round 7`.
 pub fn envelope(envelope: &Envelope) -> String {
@@ -49,9 +49,9 @@ pub fn message(message: &Message) -> String {
         },
         Message::TimeoutNow(m) => format!("timeout-now t{} round {}", m.term, m.round),
         Message::IdentityRequest => "who are you".to_owned(),
-        Message::IdentityResponse { founded } => {
-            format!("identity, {}", if *founded { "founded" } else { "blank" })
-        }
+        Message::IdentityResponse { founded: true, .. } => "identity, founded".to_owned(),
+        Message::IdentityResponse { last: EntryId::ZERO, .. } => "identity, blank".to_owned(),
+        Message::IdentityResponse { last, .. } => format!("identity, restored to {last}"),
     }
 }
 

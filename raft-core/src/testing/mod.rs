@@ -62,6 +62,7 @@ pub mod node;
 mod polled;
 pub mod random;
 pub mod script;
+pub mod shelf;
 pub mod sim;
 mod stored;
 

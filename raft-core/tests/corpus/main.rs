@@ -103,7 +103,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("conflict", answer(conflict)),
         ("stale", answer(AppendOutcome::Stale)),
         ("identity_request", Message::IdentityRequest),
-        ("identity_response", Message::IdentityResponse { founded: true }),
+        ("identity_response", Message::IdentityResponse { founded: true, last: EntryId::ZERO }),
     ]
 }
 

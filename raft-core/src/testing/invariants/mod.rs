@@ -9,12 +9,14 @@ mod elections;
 mod logs;
 mod progress;
 mod promises;
+mod snapshots;
 mod transfers;
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::engine::{Event, Queues, Ready, RoleName};
+use crate::membership::Membership;
 use crate::testing::disk::Image;
 use crate::testing::node::Node;
 use crate::types::{EntryId, Index, NodeId, Term, Time};
@@ -23,6 +25,7 @@ use commits::Commits;
 use elections::Elections;
 use logs::Logs;
 use progress::Progress;
+use snapshots::Snapshots;
 use transfers::Transfers;
 
 /// A property that does not hold.
@@ -104,6 +107,7 @@ pub struct Invariants {
     logs: Logs,
     commits: Commits,
     progress: Progress,
+    snapshots: Snapshots,
     transfers: Transfers,
 }
 
@@ -115,6 +119,7 @@ impl Invariants {
             logs: Logs::default(),
             commits: Commits::new(size),
             progress: Progress::new(size),
+            snapshots: Snapshots::default(),
             transfers: Transfers::default(),
         }
     }
@@ -133,11 +138,33 @@ impl Invariants {
     pub(crate) fn preloaded(&mut self, image: &Image) {
         self.logs.learn(image.entries());
         self.commits.preloaded(image);
+        self.snapshots.forget_states();
+        for (&index, membership) in &image.state().outline.memberships {
+            let term = image.term(index).unwrap_or_default();
+            self.snapshots.learn(EntryId::new(term, index), membership);
+        }
+    }
+
+    /// A new lineage begins: only what this disk holds is history, and it alone is a majority.
+    pub(crate) fn recovered(&mut self, size: usize, image: &Image) {
+        *self = Self { commits: Commits::new(1), ..Self::new(size) };
+        self.preloaded(image);
+    }
+
+    /// A cluster is begun with the state up to `last`, which other members committed in its term.
+    pub(crate) fn restored(&mut self, last: EntryId) {
+        self.commits.restored(last);
+        self.snapshots.learn(EntryId::ZERO, &Membership::default());
+    }
+
+    /// A node has applied so much, or was restored to it.
+    pub(crate) fn reached(&mut self, node: &Node) -> Result<(), Broken> {
+        self.snapshots.reached(node)
     }
 
     pub(crate) fn started(&mut self, place: usize, node: &Node, now: Time) -> Result<(), Broken> {
         let Some(view) = View::of(place, node, now) else { return Ok(()) };
-        self.progress.started(&view)
+        self.progress.started(&view, node.applied.last.index)
     }
 
     /// Checks what a node is and wants, against all that was seen before.
@@ -145,7 +172,7 @@ impl Invariants {
         self.progress.check(view, ready)?;
         let elected = ready.events.contains(&Event::Elected { term: view.term });
         if (elected || view.role == RoleName::Leader) && self.elections.elected(view)? {
-            self.logs.elected(view)?;
+            self.logs.elected(view, &self.commits)?;
             self.commits.elected(view, &self.logs)?;
         }
         if let Some(write) = &ready.write {
@@ -159,6 +186,8 @@ impl Invariants {
         self.transfers.check(view, nodes[view.place].config().election_timeout)?;
         bounds::check(view, nodes[view.place].config())?;
         self.commits.advanced(view, led, &self.logs, nodes)?;
+        let handed = self.progress.handed_to_apply(view.place);
+        self.snapshots.check(view, ready, &nodes[view.place].shelf, handed, &self.commits)?;
         applying::check(view, &ready.apply, &self.commits)?;
         for envelope in &ready.messages {
             self.elections.sent(view, envelope)?;

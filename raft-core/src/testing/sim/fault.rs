@@ -80,6 +80,10 @@ faults! {
     Transfer "transfer" => nemesis.transfer;
     /// A disk hangs.
     Stall "stall" => nemesis.stall;
+    /// An operator asks for snapshots.
+    Snapshot "snapshot" => nemesis.snapshot;
+    /// Snapshots cannot be written or sent.
+    SnapshotFailure "snapshot-failure" => snapshot_failure;
 }
 
 impl fmt::Display for Fault {

@@ -23,7 +23,7 @@ impl World {
         }
         let weights = self.settings.nemesis;
         let size = self.settings.size;
-        let faults: [(u64, Fault); 13] = [
+        let faults: [(u64, Fault); 14] = [
             (weights.crash, Self::crash_one),
             (weights.crash_all, Self::crash_all),
             (weights.rolling_restart, Self::rolling_restart),
@@ -37,6 +37,7 @@ impl World {
             (weights.transfer, Self::transfer),
             (weights.stall, Self::stall),
             (weights.heal, Self::heal),
+            (weights.snapshot, Self::ask_for_snapshot),
         ];
         let total = faults.iter().map(|(weight, _)| weight).sum();
         let mut drawn = self.random.below(total);
@@ -133,6 +134,16 @@ impl World {
         self.network.allow(|from, to| from == node || to == node || side >> from & 1 == side >> to & 1);
         self.nemesis_did("bridge", &[node]);
         Ok(())
+    }
+
+    fn ask_for_snapshot(&mut self, node: usize) -> Result<(), Broken> {
+        let now = self.local_time(node);
+        self.nemesis_did("snapshot asked for", &[node]);
+        if let Some(engine) = self.cluster.nodes[node].engine_mut() {
+            // Refused where nothing is committed yet.
+            let _refused = engine.request_snapshot(now);
+        }
+        self.pump(node)
     }
 
     fn heal(&mut self, _: usize) -> Result<(), Broken> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
 use clap::Args;
-use raft_core::{NodeOptions, Raft};
+use raft_core::{NodeOptions, Raft, RaftError};
 use raft_storage_redb::RedbLogStore;
 use raft_transport_quic::{Credentials, QuicOptions, QuicTransport};
 use serde::Serialize;
@@ -53,6 +53,9 @@ pub(super) struct ServeArgs {
     /// The address that clients reach this node at, if it is not the one listened on.
     #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     advertise_http: Option<String>,
+    /// How much this node is wanted as leader, from 0 to 255: leadership goes to the node with the highest.
+    #[arg(long, value_name = "NUMBER", default_value = "0")]
+    priority: u8,
     /// What to log to stderr, such as `info` or `raft_core=debug`; if not given, RUST_LOG, else `info`.
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -124,8 +127,11 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> 
         }
         _ = &mut server => Err(Failure::refused("the HTTP server ended by itself")),
     };
-    let _ = drain.send(());
     let stopped = async {
+        if result.is_ok() {
+            hand_over(&raft).await;
+        }
+        let _ = drain.send(());
         if result.is_ok() && tokio::time::timeout(DRAIN, &mut server).await.is_err() {
             server.abort();
         }
@@ -151,6 +157,7 @@ async fn start(args: &ServeArgs) -> Result<(Raft<Store>, TcpListener), Failure> 
     let mut quic = QuicOptions::default();
     quic.advertise.clone_from(&args.advertise);
     let mut options = NodeOptions::new(credentials.cluster(), credentials.node());
+    options.config.priority = args.priority;
     options.client_address = args.advertise_http.clone().unwrap_or_else(|| http_address.to_string());
     let transport = QuicTransport::bind(&args.listen.to_string(), credentials, quic)
         .map_err(|e| Failure::refused(format!("--listen {}: {e}", args.listen)))?;
@@ -182,6 +189,15 @@ fn start_log(filter: Option<&str>) -> Result<(), Failure> {
         .with_ansi(io::stderr().is_terminal())
         .try_init();
     log.map_err(|e| Failure::refused(format!("cannot log: {e}")))
+}
+
+/// Another node leads before this one refuses its clients: they wait for a round trip, not for an election.
+async fn hand_over(raft: &Raft<Store>) {
+    match raft.transfer_leadership(None).await {
+        Ok(leader) => info!("node {leader} leads now"),
+        Err(RaftError::NotLeader { .. }) => {}
+        Err(error) => warn!("{error}"),
+    }
 }
 
 /// A node that has stopped for good goes on to answer, refuses, and says why in its status.

@@ -122,7 +122,9 @@ fn number(name: &str) -> Option<usize> {
 async fn rolling_restart_under_load() {
     let mut cluster = Cluster::start(3).await;
     let load = Load::start(&cluster.addresses());
-    load.goes_on(50).await;
+    let quiet = Instant::now();
+    load.goes_on(200).await;
+    let undisturbed = load.longest_gap(quiet);
     let mut longest = Duration::ZERO;
     for roll in 0..number("RAFT_KV_ROLLS").unwrap_or(1) {
         for place in 0..cluster.nodes.len() {
@@ -148,7 +150,10 @@ async fn rolling_restart_under_load() {
         }
     }
     let (confirmed, unknown) = load.end(&cluster).await;
-    println!("rolling restart: {confirmed} writes confirmed, {unknown} unknown, longest gap {longest:.0?}");
+    println!(
+        "rolling restart: {confirmed} writes confirmed, {unknown} unknown, longest gap {longest:.0?} (before, undisturbed: \
+         {undisturbed:.0?})"
+    );
     assert!(longest < LONGEST_GAP, "{longest:?} without a confirmed write");
 }
 
@@ -156,7 +161,9 @@ async fn rolling_restart_under_load() {
 async fn transfers_under_load() {
     let cluster = Cluster::start(3).await;
     let load = Load::start(&cluster.addresses());
-    load.goes_on(50).await;
+    let quiet = Instant::now();
+    load.goes_on(200).await;
+    let undisturbed = load.longest_gap(quiet);
     let began = Instant::now();
     let mut gaps = Vec::new();
     let transfers = number("RAFT_KV_TRANSFERS").unwrap_or(50);
@@ -173,7 +180,8 @@ async fn transfers_under_load() {
     let (median, longest) = (gaps[gaps.len() / 2], load.longest_gap(began));
     let (confirmed, unknown) = load.end(&cluster).await;
     println!(
-        "{transfers} transfers: {confirmed} writes confirmed, {unknown} unknown, gap median {median:.0?}, longest {longest:.0?}"
+        "{transfers} transfers: {confirmed} writes confirmed, {unknown} unknown, gap median {median:.0?}, longest {longest:.0?} \
+         (before, undisturbed: {undisturbed:.0?})"
     );
     assert!(longest < LONGEST_GAP, "{longest:?} without a confirmed write");
 }

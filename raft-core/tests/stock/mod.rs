@@ -248,7 +248,7 @@ impl<T: Transport> Transport for Wrapped<T> {
     async fn open_snapshot(&self, to: NodeId) -> Result<Box<dyn SnapshotStream>, TransportError> {
         let inner = self.inner.open_snapshot(to).await?;
         self.streams.rules().opened += 1;
-        Ok(Box::new(Tapped { inner, streams: self.streams.clone(), chunks: 0 }))
+        Ok(Box::new(Tapped { inner: Some(inner), streams: self.streams.clone(), chunks: 0 }))
     }
 
     async fn stop(&self) {
@@ -257,7 +257,8 @@ impl<T: Transport> Transport for Wrapped<T> {
 }
 
 struct Tapped {
-    inner: Box<dyn SnapshotStream>,
+    /// Until it breaks.
+    inner: Option<Box<dyn SnapshotStream>>,
     streams: Streams,
     chunks: usize,
 }
@@ -268,7 +269,7 @@ impl SnapshotStream for Tapped {
         if matches!(transfer::decode(frame.clone()), Ok(Frame::Chunk { .. })) {
             let mut rules = self.streams.rules();
             if rules.break_after.is_some_and(|after| self.chunks >= after) {
-                return Err(TransportError::new("broken, as asked"));
+                self.inner = None;
             }
             if let Some(alter) = rules.alter {
                 frame = alter(frame);
@@ -276,15 +277,21 @@ impl SnapshotStream for Tapped {
             self.chunks += 1;
             rules.chunks += 1;
         }
-        self.inner.send(frame).await
+        self.inner()?.send(frame).await
     }
 
     async fn receive(&mut self) -> Result<Option<Bytes>, TransportError> {
-        self.inner.receive().await
+        self.inner()?.receive().await
     }
 
     async fn finish(&mut self) -> Result<(), TransportError> {
-        self.inner.finish().await
+        self.inner()?.finish().await
+    }
+}
+
+impl Tapped {
+    fn inner(&mut self) -> Result<&mut Box<dyn SnapshotStream>, TransportError> {
+        self.inner.as_mut().ok_or_else(|| TransportError::new("broken, as asked"))
     }
 }
 

@@ -63,6 +63,7 @@ pub mod random;
 pub mod script;
 pub mod sim;
 mod stored;
+pub mod suite;
 
 pub use cluster::Cluster;
 pub use invariants::Broken;

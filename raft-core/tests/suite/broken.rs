@@ -258,8 +258,7 @@ impl Broken {
             Bug::OutlineForgotten => write.outline = Some(write.outline.unwrap_or_default()),
             Bug::SnapshotKept => {
                 if let Some(snapshot) = write.snapshot {
-                    let first =
-                        lock(&self.first_snapshots).entry(write.group).or_insert(snapshot).clone();
+                    let first = lock(&self.first_snapshots).entry(write.group).or_insert(snapshot).clone();
                     write.snapshot = Some(first);
                 }
             }
@@ -314,7 +313,11 @@ impl Broken {
         }
     }
 
-    async fn read_all(&self, group: GroupId, range: RangeInclusive<Index>) -> Result<Vec<Entry>, StorageError> {
+    async fn read_all(
+        &self,
+        group: GroupId,
+        range: RangeInclusive<Index>,
+    ) -> Result<Vec<Entry>, StorageError> {
         let (mut first, mut last) = range.into_inner();
         if self.is(Bug::CutsRanges) {
             last = last.min(self.disk.inner.load(group).await?.last);

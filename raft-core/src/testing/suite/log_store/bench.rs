@@ -74,7 +74,7 @@ pub(super) struct Bench {
     store: Option<Box<dyn LogStore>>,
     open: Open,
     pub(super) largest_entry_bytes: usize,
-    patience: Duration,
+    pub(super) patience: Duration,
     models: BTreeMap<GroupId, Model>,
     steps: Vec<String>,
     number: u64,
@@ -124,7 +124,10 @@ impl Bench {
         ended.ok_or_else(|| {
             self.failure(
                 format!("{call} ends"),
-                format!("it still waits after {:?}: a deadlock, or a runtime that is not there", self.patience),
+                format!(
+                    "it still waits after {:?}: a deadlock, or a runtime that is not there",
+                    self.patience
+                ),
             )
         })
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::bench::*;
 use super::topic;
-use crate::log_store::{LogState, LogStore, StorageError, StorageErrorKind, Write};
+use crate::log_store::{LogState, LogStore, StorageErrorKind, Write};
 use crate::testing::{display, polled};
 use crate::types::{Entry, GroupId, Index};
 
@@ -22,25 +22,35 @@ topic! { Concurrency:
     two_reads_of_one_task "reads may be begun before earlier ones have ended",
 }
 
-/// How long a call of a reader may take.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// The writer goes on until it wrote this often and the readers have read as often ...
 const ROUNDS: u64 = 150;
 /// ... but no longer than this, where readers are slow.
 const MAX_ROUNDS: u64 = 2_000;
 
 /// What readers of the store get, in their own threads.
-struct Reader<'a>(&'a dyn LogStore);
+struct Reader<'a> {
+    store: &'a dyn LogStore,
+    patience: Duration,
+}
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn of(bench: &'a Bench) -> Result<Self, Failure> {
+        Ok(Self { store: bench.store()?, patience: bench.patience })
+    }
+
+    fn wait<T>(&self, call: impl Future<Output = T>) -> Result<T, Failure> {
+        let late = || Failure::new("a call ends", format!("it still waits after {:?}", self.patience));
+        polled::wait(call, self.patience).ok_or_else(late)
+    }
+
     fn load(&self, group: GroupId) -> Result<LogState, Failure> {
-        let loaded = polled::wait(self.0.load(group), PATIENCE).ok_or_else(late)?;
+        let loaded = self.wait(self.store.load(group))?;
         loaded.map_err(|error| Failure::new("load beside a write succeeds", error.to_string()))
     }
 
     /// `None` where the read is refused as invalid.
     fn read(&self, group: GroupId, first: Index, last: Index) -> Result<Option<Vec<Entry>>, Failure> {
-        let read = polled::wait(self.0.read(group, first..=last, usize::MAX), PATIENCE).ok_or_else(late)?;
+        let read = self.wait(self.store.read(group, first..=last, usize::MAX))?;
         match read {
             Ok(entries) => Ok(Some(entries)),
             Err(error) if error.kind() == StorageErrorKind::Invalid => Ok(None),
@@ -49,17 +59,13 @@ impl Reader<'_> {
     }
 }
 
-fn late() -> Failure {
-    Failure::new("a call beside a write ends", format!("it still waits after {PATIENCE:?}"))
-}
-
 /// Runs `write` round by round, and beside it two threads that call `read` all the time.
 fn beside(
     bench: &Bench,
     write: impl Fn(u64) -> Vec<Write>,
     read: impl Fn(&Reader<'_>) -> Check + Sync,
 ) -> Result<u64, Failure> {
-    let store = bench.store()?;
+    let reader = Reader::of(bench)?;
     let (done, reads) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut rounds = 0;
     let (written, readers) = thread::scope(|scope| {
@@ -67,7 +73,7 @@ fn beside(
             .map(|_| {
                 scope.spawn(|| {
                     while !done.load(Ordering::Acquire) {
-                        let outcome = read(&Reader(store));
+                        let outcome = read(&reader);
                         if outcome.is_err() {
                             done.store(true, Ordering::Release);
                             return outcome;
@@ -78,12 +84,12 @@ fn beside(
                 })
             })
             .collect();
-        let written: Result<(), StorageError> = loop {
+        let written = loop {
             rounds += 1;
-            match polled::wait(store.write(&write(rounds)), PATIENCE) {
-                Some(Ok(())) => {}
-                Some(Err(error)) => break Err(error),
-                None => break Err(StorageError::new(StorageErrorKind::Io, "the write still waits")),
+            match reader.wait(reader.store.write(&write(rounds))) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => break Err(Failure::new("write succeeds", error.to_string())),
+                Err(late) => break Err(late),
             }
             let enough = rounds >= ROUNDS && reads.load(Ordering::Acquire) >= ROUNDS;
             if enough || rounds >= MAX_ROUNDS || done.load(Ordering::Acquire) {
@@ -94,40 +100,45 @@ fn beside(
         let readers: Vec<_> = readers.into_iter().map(|reader| reader.join()).collect();
         (written, readers)
     });
-    bench.succeeds("write", written)?;
-    for reader in readers {
-        let panic = |_| bench.failure("reading beside writes ends", "a panic".to_owned());
-        reader.map_err(panic)?.map_err(|failure| bench.failure(failure.expected(), failure.came()))?;
-    }
+    let panic = |_| Err(Failure::new("reading beside writes ends", "a panic"));
+    let readers = readers.into_iter().map(|reader| reader.unwrap_or_else(panic));
+    [written].into_iter().chain(readers).collect::<Check>().map_err(|failure| failed(bench, &failure))?;
     Ok(rounds)
 }
 
+/// What came up in a thread, with the steps before.
+fn failed(bench: &Bench, failure: &Failure) -> Failure {
+    bench.failure(failure.expected(), failure.came())
+}
+
 fn reads_see_what_returned_before(bench: &mut Bench) -> Check {
-    let store = bench.store()?;
+    let reads = Reader::of(bench)?;
     let returned = AtomicU64::new(0);
     let outcome = thread::scope(|scope| {
         let reader = scope.spawn(|| {
             let mut seen = 0;
             while seen < ROUNDS {
                 let before = returned.load(Ordering::Acquire);
-                let state = Reader(store).load(GROUP)?;
+                let state = reads.load(GROUP)?;
                 if state.last < before || state.hard_state.commit < before {
-                    let came = format!("last index {}, {}", state.last, display::hard_state(&state.hard_state));
+                    let came =
+                        format!("last index {}, {}", state.last, display::hard_state(&state.hard_state));
                     return Err(Failure::new(format!("what write {before} wrote, which had returned"), came));
                 }
-                if before > 0 && Reader(store).read(GROUP, before, before)? != Some(entries(1, before, before)) {
-                    return Err(Failure::new(format!("entry {before}, whose write had returned"), "another or none"));
+                if before > 0 && reads.read(GROUP, before, before)? != Some(entries(1, before, before)) {
+                    return Err(Failure::new(
+                        format!("entry {before}, whose write had returned"),
+                        "another or none",
+                    ));
                 }
                 seen = before;
             }
             Ok(())
         });
         for index in 1..=ROUNDS {
-            let write = Write {
-                hard_state: Some(hard_state(1, 1, index)),
-                ..append(entries(1, index, index))
-            };
-            if !matches!(polled::wait(store.write(&[write]), PATIENCE), Some(Ok(()))) {
+            let write =
+                Write { hard_state: Some(hard_state(1, 1, index)), ..append(entries(1, index, index)) };
+            if !matches!(reads.wait(reads.store.write(&[write])), Ok(Ok(()))) {
                 // Lets the reader end.
                 returned.store(ROUNDS, Ordering::Release);
                 return Err(Failure::new("write succeeds", "it fails or hangs"));
@@ -136,7 +147,7 @@ fn reads_see_what_returned_before(bench: &mut Bench) -> Check {
         }
         reader.join().unwrap_or_else(|_| Err(Failure::new("reading beside writes ends", "a panic")))
     });
-    outcome.map_err(|failure| bench.failure(failure.expected(), failure.came()))
+    outcome.map_err(|failure| failed(bench, &failure))
 }
 
 fn many_readers(bench: &mut Bench) -> Check {
@@ -144,15 +155,15 @@ fn many_readers(bench: &mut Bench) -> Check {
     for part in all.chunks(40) {
         bench.write(append(part.to_vec()))?;
     }
-    let store = bench.store()?;
+    let reads = Reader::of(bench)?;
     let outcome = thread::scope(|scope| {
         let readers: Vec<_> = (0..6_u64)
             .map(|reader| {
-                let all = &all;
+                let (all, reads) = (&all, &reads);
                 scope.spawn(move || {
                     for round in 0..20 {
                         let first = 1 + (reader * 41 + round * 13) % 290;
-                        let read = Reader(store).read(GROUP, first, first + 9)?;
+                        let read = reads.read(GROUP, first, first + 9)?;
                         if read.as_deref() != Some(&all[first as usize - 1..first as usize + 9]) {
                             let came = display::entries(&read.unwrap_or_default());
                             return Err(Failure::new(format!("entries {first} to {}", first + 9), came));
@@ -165,7 +176,7 @@ fn many_readers(bench: &mut Bench) -> Check {
         let panic = |_| Err(Failure::new("reading ends", "a panic"));
         readers.into_iter().try_for_each(|reader| reader.join().unwrap_or_else(panic))
     });
-    outcome.map_err(|failure| bench.failure(failure.expected(), failure.came()))?;
+    outcome.map_err(|failure| failed(bench, &failure))?;
     bench.check()
 }
 
@@ -217,9 +228,10 @@ fn reads_beside_compaction(bench: &mut Bench) -> Check {
             let last = reader.load(GROUP)?.last;
             let first = last.saturating_sub(8);
             match reader.read(GROUP, first, last)? {
-                Some(read) if read != entries(1, first, last) => {
-                    Err(Failure::new(format!("entries {first} to {last}, or kind Invalid"), display::entries(&read)))
-                }
+                Some(read) if read != entries(1, first, last) => Err(Failure::new(
+                    format!("entries {first} to {last}, or kind Invalid"),
+                    display::entries(&read),
+                )),
                 _ => Ok(()),
             }
         },
@@ -273,23 +285,22 @@ fn reads_of_another_group(bench: &mut Bench) -> Check {
 
 fn two_reads_of_one_task(bench: &mut Bench) -> Check {
     bench.write(append(entries(1, 1, 50)))?;
-    let store = bench.store()?;
-    let mut early = store.read(GROUP, 1..=50, usize::MAX);
+    let reads = Reader::of(bench)?;
+    let mut early = reads.store.read(GROUP, 1..=50, usize::MAX);
     let begun = early.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-    let late = polled::wait(store.read(GROUP, 20..=30, usize::MAX), PATIENCE);
+    let late = reads.read(GROUP, 20, 30);
     let early = match begun {
         Poll::Ready(read) => {
             drop(early);
-            Some(read)
+            Ok(read.ok())
         }
-        Poll::Pending => polled::wait(early, PATIENCE),
+        Poll::Pending => reads.wait(early).map(Result::ok),
     };
     for (read, expected) in [(early, entries(1, 1, 50)), (late, entries(1, 20, 30))] {
-        match read {
-            Some(Ok(read)) if read == expected => {}
-            Some(Ok(read)) => return Err(bench.failure(display::entries(&expected), display::entries(&read))),
-            Some(Err(error)) => return Err(bench.failure("both reads succeed", error.to_string())),
-            None => return Err(bench.failure("both reads end", "one still waits".to_owned())),
+        match read.map_err(|failure| failed(bench, &failure))? {
+            Some(read) if read == expected => {}
+            Some(read) => return Err(bench.failure(display::entries(&expected), display::entries(&read))),
+            None => return Err(bench.failure("both reads succeed", "one fails")),
         }
     }
     bench.check()

@@ -204,10 +204,13 @@ fn messages(bench: &mut Bench) -> Check {
     let read = bench.try_read(GROUP, 30..=31, 10)?.map(drop);
     let invalid = bench.try_write(&[append(entries(1, 20, 20))])?;
     let failed = bench.try_write(&[append(entries(1, 10, 10))])?;
-    for (what, result) in [("a refused read", read), ("a refused write", invalid), ("a later write", failed)] {
+    for (what, result) in [("a refused read", read), ("a refused write", invalid), ("a later write", failed)]
+    {
         let message = result.err().map(|error| error.to_string()).unwrap_or_default();
         if message.trim().is_empty() || message.contains('\n') {
-            return Err(bench.failure(format!("{what} fails with a message of one line"), format!("{message:?}")));
+            return Err(
+                bench.failure(format!("{what} fails with a message of one line"), format!("{message:?}"))
+            );
         }
     }
     Ok(())

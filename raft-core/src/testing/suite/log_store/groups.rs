@@ -111,7 +111,10 @@ fn an_empty_group_between(bench: &mut Bench) -> Check {
     for group in [2, 4] {
         bench.gone(GroupId(group), 1)?;
     }
-    bench.write_all(vec![append_to(GroupId(4), entries(7, 10, 10)), append_to(GroupId(2), entries(7, 1, 1))])?;
+    bench.write_all(vec![
+        append_to(GroupId(4), entries(7, 10, 10)),
+        append_to(GroupId(2), entries(7, 1, 1)),
+    ])?;
     bench.check_twice()
 }
 

@@ -114,7 +114,11 @@ fn a_long_log(bench: &mut Bench) -> Check {
         bench.write(append(entries(1, first, first + 999)))?;
     }
     bench.check_twice()?;
-    bench.write(Write { truncate_from: Some(9_900), compact_to: Some(150), ..append(entries(2, 9_900, 9_900)) })?;
+    bench.write(Write {
+        truncate_from: Some(9_900),
+        compact_to: Some(150),
+        ..append(entries(2, 9_900, 9_900))
+    })?;
     bench.check_twice()
 }
 

@@ -44,7 +44,8 @@ impl fmt::Display for Report {
         writeln!(f, "the store passes {passed} of {all} cases")?;
         for topic in Topic::ALL {
             let of_topic = || self.outcomes.iter().filter(|(case, _)| case.topic() == topic);
-            let (passed, all) = (of_topic().filter(|(_, outcome)| outcome.is_ok()).count(), of_topic().count());
+            let (passed, all) =
+                (of_topic().filter(|(_, outcome)| outcome.is_ok()).count(), of_topic().count());
             if all > 0 {
                 writeln!(f, "    {:<12} {passed} of {all}", topic.as_str())?;
             }

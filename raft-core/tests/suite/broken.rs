@@ -10,7 +10,9 @@ use async_trait::async_trait;
 use raft_core::LogStore;
 use raft_core::log_store::{Claim, LogState, StorageError, StorageErrorKind, Write};
 use raft_core::mem::MemLogStore;
-use raft_core::types::{ClusterId, Entry, GroupId, HardState, Incarnation, Index, NodeId, Outline, Payload};
+use raft_core::types::{
+    ClusterId, Entry, GroupId, HardState, Incarnation, Index, NodeId, Outline, Payload, SnapshotMeta,
+};
 
 /// What is wrong with a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +71,8 @@ pub(crate) enum Bug {
     LosesTheLastEntry,
     /// The hard state is not on disk.
     LosesTheVote,
-    /// Outline and snapshot are not on disk.
-    LosesColdRows,
+    /// The outline is not on disk.
+    LosesTheOutline,
     // Concurrency.
     /// A write that replaces entries drops the old ones first.
     InTwoSteps,
@@ -138,7 +140,8 @@ pub(crate) struct Broken {
     remembered: Mutex<HashMap<(ThreadId, GroupId), (LogState, u64)>>,
     reading: Mutex<bool>,
     first_boot: Mutex<Option<u64>>,
-    first_snapshots: Mutex<BTreeMap<GroupId, raft_core::types::SnapshotMeta>>,
+    failed: Mutex<bool>,
+    first_snapshots: Mutex<BTreeMap<GroupId, SnapshotMeta>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -152,6 +155,7 @@ impl Broken {
             remembered: Mutex::default(),
             reading: Mutex::default(),
             first_boot: Mutex::default(),
+            failed: Mutex::default(),
             first_snapshots: Mutex::default(),
         };
         store.forget();
@@ -171,7 +175,7 @@ impl Broken {
             let lost = match self.disk.bug {
                 Bug::LosesTheLastEntry => Write { truncate_from: Some(last), ..blank },
                 Bug::LosesTheVote => Write { hard_state: Some(HardState::default()), ..blank },
-                Bug::LosesColdRows => Write { outline: Some(Outline::default()), ..blank },
+                Bug::LosesTheOutline => Write { outline: Some(Outline::default()), ..blank },
                 _ => return,
             };
             // Where the last entry is compacted, nothing of it can be lost.
@@ -244,10 +248,13 @@ impl Broken {
             Bug::MarkWithinTheLog if write.entries.is_empty() && state.last > 0 => {
                 write.compact_to = write.compact_to.map(|mark| mark.min(state.last));
             }
-            Bug::CompactsFirst if state.last > 0 && write.compact_to > Some(state.last) => {
-                if !write.entries.is_empty() && write.truncate_from.is_none() {
-                    write.compact_to = Some(state.last);
-                }
+            Bug::CompactsFirst
+                if state.last > 0
+                    && write.compact_to > Some(state.last)
+                    && !write.entries.is_empty()
+                    && write.truncate_from.is_none() =>
+            {
+                write.compact_to = Some(state.last);
             }
             Bug::GroupInOneByte => write.group.0 &= 0xff,
             Bug::NodeZeroIsNobody => {
@@ -271,6 +278,9 @@ impl Broken {
     }
 
     async fn carry_out(&self, writes: &[Write]) -> Result<(), StorageError> {
+        if *lock(&self.failed) {
+            return Err(StorageError::new(StorageErrorKind::Failed, "an earlier write failed"));
+        }
         let first_group = writes.first().map(|write| write.group);
         let mut outcome = Ok(());
         for write in writes {
@@ -297,11 +307,7 @@ impl Broken {
                 }
             }
         }
-        if outcome.is_err() {
-            // Final, as the contract asks.
-            let gap = Entry { id: raft_core::EntryId::new(1, Index::MAX), payload: Payload::Noop };
-            let _refused = self.disk.inner.write(&[Write { entries: vec![gap], ..Write::default() }]).await;
-        }
+        *lock(&self.failed) |= outcome.is_err();
         outcome
     }
 
@@ -365,6 +371,9 @@ impl LogStore for Broken {
         fresh: Incarnation,
     ) -> Result<Claim, StorageError> {
         let inner = &self.disk.inner;
+        if *lock(&self.failed) {
+            return Err(StorageError::new(StorageErrorKind::Failed, "an earlier write failed"));
+        }
         let mut claim = match self.disk.bug {
             Bug::Anyones => inner.claim(ClusterId(1), NodeId(1), fresh).await?,
             Bug::CountsTheRefused => {

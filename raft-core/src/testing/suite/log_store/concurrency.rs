@@ -1,6 +1,7 @@
 //! Reads beside a write.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
@@ -113,38 +114,34 @@ fn failed(bench: &Bench, failure: &Failure) -> Failure {
 
 fn reads_see_what_returned_before(bench: &mut Bench) -> Check {
     let reads = Reader::of(bench)?;
-    let returned = AtomicU64::new(0);
     let outcome = thread::scope(|scope| {
+        // A small buffer, so that neither side is done before the other begins.
+        let (written, returned) = sync_channel(2);
         let reader = scope.spawn(|| {
-            let mut seen = 0;
-            while seen < ROUNDS {
-                let before = returned.load(Ordering::Acquire);
+            for index in returned {
                 let state = reads.load(GROUP)?;
-                if state.last < before || state.hard_state.commit < before {
+                if state.last < index || state.hard_state.commit < index {
                     let came =
                         format!("last index {}, {}", state.last, display::hard_state(&state.hard_state));
-                    return Err(Failure::new(format!("what write {before} wrote, which had returned"), came));
+                    return Err(Failure::new(format!("what write {index} wrote, which had returned"), came));
                 }
-                if before > 0 && reads.read(GROUP, before, before)? != Some(entries(1, before, before)) {
-                    return Err(Failure::new(
-                        format!("entry {before}, whose write had returned"),
-                        "another or none",
-                    ));
+                if reads.read(GROUP, index, index)? != Some(entries(1, index, index)) {
+                    let expected = format!("entry {index}, whose write had returned");
+                    return Err(Failure::new(expected, "another or none"));
                 }
-                seen = before;
             }
             Ok(())
         });
         for index in 1..=ROUNDS {
-            let write =
-                Write { hard_state: Some(hard_state(1, 1, index)), ..append(entries(1, index, index)) };
-            if !matches!(reads.wait(reads.store.write(&[write])), Ok(Ok(()))) {
-                // Lets the reader end.
-                returned.store(ROUNDS, Ordering::Release);
-                return Err(Failure::new("write succeeds", "it fails or hangs"));
+            let hard_state = Some(hard_state(1, 1, index));
+            let write = [Write { hard_state, ..append(entries(1, index, index)) }];
+            let wrote = reads.wait(reads.store.write(&write))?;
+            wrote.map_err(|error| Failure::new("write succeeds", error.to_string()))?;
+            if written.send(index).is_err() {
+                break;
             }
-            returned.store(index, Ordering::Release);
         }
+        drop(written);
         reader.join().unwrap_or_else(|_| Err(Failure::new("reading beside writes ends", "a panic")))
     });
     outcome.map_err(|failure| failed(bench, &failure))

@@ -15,6 +15,49 @@ pub struct Claim {
     pub boot: u64,
 }
 
+/// The ends of a group's log: all that a store needs to know to tell which writes fit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogSpan {
+    /// All entries at this index and below are compacted; 0 if none is.
+    pub compacted: Index,
+    /// The last entry's index; `compacted` if no entry is held.
+    pub last: Index,
+}
+
+impl LogSpan {
+    /// The ends after `write`.
+    ///
+    /// # Errors
+    /// [`StorageErrorKind::Invalid`] where it does not fit, as [`Write`] says.
+    pub fn after(self, write: &Write) -> Result<Self, StorageError> {
+        let Self { mut compacted, mut last } = self;
+        let misfit = |what: String| {
+            let message = format!("group {}: write {} {what}; this is a bug", write.group, write.number);
+            StorageError::new(StorageErrorKind::Invalid, message)
+        };
+        if let Some(from) = write.truncate_from {
+            if from <= compacted {
+                return Err(misfit(format!("truncates from {from}, but the log begins after {compacted}")));
+            }
+            last = last.min(from - 1);
+        }
+        let follows = |last: Index, entry: &Entry| last.checked_add(1) == Some(entry.index());
+        if let (Some(mark), Some(first)) = (write.compact_to, write.entries.first())
+            && (last == compacted && mark > last && follows(mark, first))
+        {
+            last = mark;
+        }
+        for entry in &write.entries {
+            if !follows(last, entry) {
+                return Err(misfit(format!("appends entry {} after index {last}", entry.id)));
+            }
+            last = entry.index();
+        }
+        compacted = compacted.max(write.compact_to.unwrap_or(0));
+        Ok(Self { compacted, last: last.max(compacted) })
+    }
+}
+
 /// A durable log for all groups of one node.
 ///
 /// # Contract
@@ -30,7 +73,7 @@ pub struct Claim {
 ///   `write` and `claim` with [`StorageErrorKind::Failed`] until it is opened anew. Never retry a failed fsync: the system may
 ///   have dropped the pages. A read that fails, and a claim that is refused, end nothing.
 /// * **Bytes come back as they were**, or not at all: damage that is found is [`StorageErrorKind::Corrupt`].
-/// * **No judgement.** Beyond what [`Write`] asks for, a store checks nothing: hard state, outline and snapshot need not fit the
+/// * **No judgement.** Beyond what [`LogSpan::after`] finds, a store checks nothing: hard state, outline and snapshot need not fit the
 ///   entries, and terms may go anywhere. Groups have any number and share nothing. A command has up to
 ///   [`MAX_ENTRY_BYTES_LIMIT`](crate::config::MAX_ENTRY_BYTES_LIMIT) bytes.
 ///
@@ -119,5 +162,25 @@ impl StorageError {
     /// What kind of error it is.
     pub const fn kind(&self) -> StorageErrorKind {
         self.kind
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{EntryId, Payload};
+
+    #[test]
+    fn there_is_no_entry_after_the_highest_index() {
+        let append = |index| {
+            let entry = Entry { id: EntryId::new(1, index), payload: Payload::Noop };
+            Write { entries: vec![entry], ..Write::default() }
+        };
+        let before = LogSpan { compacted: Index::MAX - 1, last: Index::MAX - 1 };
+        let full = LogSpan { last: Index::MAX, ..before };
+        assert_eq!(before.after(&append(Index::MAX)).expect("fits"), full);
+        for index in [0, 1, Index::MAX] {
+            assert!(full.after(&append(index)).is_err(), "{index}");
+        }
     }
 }

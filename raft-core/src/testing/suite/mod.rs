@@ -1,0 +1,3 @@
+//! Conformance suites: what a part of one's own must pass before a cluster relies on it.
+
+pub mod log_store;

@@ -4,6 +4,7 @@
 //! * [`sim`]: a simulator in which one seed decides everything: network, disks, clocks, clients and faults.
 //! * [`invariants`]: what must hold after every event; scripts and simulator check the same.
 //! * [`linearizable`]: decides whether a history of a key-value store could have come from a single copy.
+//! * [`suite`]: the contracts of the traits as cases that any implementation can be put through.
 //! * [`cluster`], [`node`], [`disk`]: the fixture below them all.
 //!
 //! # A state machine of one's own
@@ -63,6 +64,7 @@ pub mod random;
 pub mod script;
 pub mod sim;
 mod stored;
+pub mod suite;
 
 pub use cluster::Cluster;
 pub use invariants::Broken;

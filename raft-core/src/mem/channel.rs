@@ -186,10 +186,12 @@ impl Transport for ChannelTransport {
         if batch.is_empty() {
             return;
         }
-        if self.network.look().connection(self.node, to).is_none() {
-            self.network.change(|links| links.greet(self.node, to));
-        }
         // Delivered before the lock is free: nothing is once the receiver has stopped.
+        if let Some(inbox) = self.network.look().inbox(self.node, to) {
+            inbox.deliver(self.node, batch);
+            return;
+        }
+        self.network.change(|links| links.greet(self.node, to));
         if let Some(inbox) = self.network.look().inbox(self.node, to) {
             inbox.deliver(self.node, batch);
         }

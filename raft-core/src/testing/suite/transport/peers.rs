@@ -90,7 +90,9 @@ async fn disconnect(bench: &Bench) -> Check {
 }
 
 async fn reconnect(bench: &Bench) -> Check {
-    let (a, b) = bench.pair().await?;
+    let (a, b) = (bench.start(1).await?, bench.start(2).await?);
+    bench.connect(&a, &b);
+    bench.reach(&a, &b).await?;
     for _ in 0..5 {
         bench.step("node 1 disconnects node 2");
         a.transport.disconnect(b.peer().node);

@@ -1,6 +1,6 @@
 //! What nodes say to each other. All messages are one-way; an answer is a message of its own.
 
-use crate::types::{Entry, EntryId, GroupId, Index, Peer, Term};
+use crate::types::{Entry, EntryId, GroupId, Index, Lineage, Peer, Term};
 
 /// A message on its way between two nodes of one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct Envelope {
     pub from: Peer,
     /// The intended receiver. Its incarnation may be unknown only in an [`Message::IdentityRequest`].
     pub to: Peer,
+    /// The lineage that the sender belongs to; unknown where it has no committed configuration.
+    pub lineage: Lineage,
     /// What is said.
     pub message: Message,
 }

@@ -102,6 +102,14 @@ pub struct Lineage(pub u64);
 impl Lineage {
     /// Not known yet: the node has no committed configuration.
     pub const UNKNOWN: Self = Self(0);
+
+    /// That of every cluster founded by a version that drew none.
+    pub const UNMARKED: Self = Self(1);
+
+    /// Whether both are known and differ: what the two say to each other is then of two histories.
+    pub const fn contradicts(self, other: Self) -> bool {
+        self.0 != Self::UNKNOWN.0 && other.0 != Self::UNKNOWN.0 && self.0 != other.0
+    }
 }
 
 impl fmt::Display for Lineage {
@@ -203,8 +211,8 @@ pub struct HardState {
     pub commit: Index,
 }
 
-/// A snapshot's identity: what it covers and how to check its file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A snapshot's identity: what it covers and how to check its file. Its bytes: [`codec::versioned`](crate::codec::versioned).
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotMeta {
     /// The last entry that the snapshot covers.
     pub last: EntryId,
@@ -218,8 +226,8 @@ pub struct SnapshotMeta {
 
 /// The log without its entries: where it begins, where its terms change, which configurations it holds. The engine
 /// keeps it, puts it into each [`Write`](crate::log_store::Write) that changes it, and gets it back at start; so a node
-/// with a million entries starts without reading them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// with a million entries starts without reading them. Its bytes: [`codec::versioned`](crate::codec::versioned).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outline {
     /// The last entry that was compacted away; [`EntryId::ZERO`] if none was.
     pub base: EntryId,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use raft_core::engine::{EngineOptions, RoleName};
 use raft_core::log_store::LogState;
 use raft_core::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, VoteResponse};
-use raft_core::types::{Entry, Peer, Time};
+use raft_core::types::{Entry, Lineage, Peer, Time};
 use raft_core::{Config, Engine, GroupId, Incarnation, NodeId, NodeInfo};
 
 struct Cluster {
@@ -92,6 +92,7 @@ fn from_second(incarnation: u64, message: Message) -> Envelope {
         group: GroupId(0),
         from: Peer { node: NodeId(2), incarnation: Incarnation(incarnation) },
         to: Peer { node: NodeId(1), incarnation: Incarnation(101) },
+        lineage: Lineage::UNKNOWN,
         message,
     }
 }

@@ -13,7 +13,7 @@ use raft_core::message::{
     AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, VoteRequest, VoteResponse,
 };
 use raft_core::testing::disk::{Disk, Image, entries_of_terms, founded_outline};
-use raft_core::types::{Entry, HardState, Payload, Peer, Term, Time};
+use raft_core::types::{Entry, HardState, Lineage, Payload, Peer, Term, Time};
 use raft_core::{Config, Engine, EntryId, GroupId, Incarnation, Index, Membership, NodeId, NodeInfo};
 
 const LOCAL: NodeId = NodeId(1);
@@ -31,8 +31,11 @@ fn info(node: u64, incarnation: Incarnation) -> (NodeId, NodeInfo) {
     (NodeId(node), NodeInfo { address, client_address: String::new(), incarnation })
 }
 
+const LINEAGE: Lineage = Lineage(5);
+
 fn members(nodes: &[u64]) -> Membership {
-    Membership::of_voters(nodes.iter().map(|&node| info(node, incarnation(node))).collect())
+    let nodes = nodes.iter().map(|&node| info(node, incarnation(node))).collect();
+    Membership { lineage: LINEAGE, ..Membership::of_voters(nodes) }
 }
 
 /// Small enough that every limit is met.
@@ -149,7 +152,7 @@ fn membership() -> impl Strategy<Value = Membership> {
     let any = (ids(), ids(), ids(), ids(), prop::sample::select(vec![0, 101, u64::MAX])).prop_map(
         |(voters, outgoing, learners, named, mark)| {
             let nodes = named.into_iter().map(|node| info(node.0, Incarnation(mark))).collect();
-            Membership { voters, outgoing, learners, nodes }
+            Membership { voters, outgoing, learners, nodes, lineage: LINEAGE }
         },
     );
     let joint = (prop::collection::btree_set(1_u64..5, 1..4), prop::collection::btree_set(1_u64..5, 1..4))
@@ -161,7 +164,9 @@ fn membership() -> impl Strategy<Value = Membership> {
                 ..members(&all)
             }
         });
-    prop_oneof![8 => plain, 1 => any, 4 => joint]
+    let lineage = prop_oneof![9 => Just(LINEAGE), 1 => (0_u64..9).prop_map(Lineage)];
+    (prop_oneof![8 => plain, 1 => any, 4 => joint], lineage)
+        .prop_map(|(membership, lineage)| Membership { lineage, ..membership })
 }
 
 /// What a peer says, its numbers not yet settled.
@@ -249,6 +254,8 @@ enum Step {
         from: u64,
         right: bool,
         to: u64,
+        /// Other than this node's own.
+        lineage: Option<u64>,
         said: Said,
     },
     /// All members grant what this node asks, until it leads.
@@ -286,8 +293,10 @@ fn step() -> impl Strategy<Value = Step> {
     let from = || prop_oneof![10 => 2_u64..4, 1 => prop::sample::select(vec![0, 1, 4, 5, u64::MAX])];
     let right = || prop::bool::weighted(0.95);
     let to = prop_oneof![20 => Just(101_u64), 1 => Just(0), 1 => Just(7)];
+    let lineage = prop_oneof![20 => Just(None), 1 => Just(Some(0)), 1 => Just(Some(7)), 1 => any::<u64>().prop_map(Some)];
     prop_oneof![
-        14 => (from(), right(), to, said()).prop_map(|(from, right, to, said)| Step::Hear { from, right, to, said }),
+        14 => (from(), right(), to, lineage, said())
+            .prop_map(|(from, right, to, lineage, said)| Step::Hear { from, right, to, lineage, said }),
         1 => (2_u64..4, 1_u8..100, 0_usize..300).prop_map(|(from, count, bytes)| Step::Flood { from, count, bytes }),
         1 => Just(Step::Elect),
         2 => (2_u64..4, 0_u8..5).prop_map(|(from, last)| Step::Overwrite { from, last }),
@@ -354,17 +363,32 @@ impl Bench {
     }
 
     fn hear(&mut self, from: Peer, to: Incarnation, message: Message) {
+        self.hear_of(self.engine.lineage(), from, to, message);
+    }
+
+    fn hear_of(&mut self, lineage: Lineage, from: Peer, to: Incarnation, message: Message) {
         let to = Peer { node: LOCAL, incarnation: to };
         self.heard_since_ready += 1;
-        self.engine.step(Envelope { group: GroupId(0), from, to, message }, self.now);
+        self.engine.step(Envelope { group: GroupId(0), from, to, lineage, message }, self.now);
     }
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Hear { from, right, to, said } => {
+            Step::Hear { from, right, to, lineage, said } => {
                 let message = said.message(&self.engine);
                 let mark = if right { Incarnation(from.saturating_add(100)) } else { Incarnation(9) };
-                self.hear(Peer { node: NodeId(from), incarnation: mark }, Incarnation(to), message);
+                let own = self.engine.lineage();
+                let lineage = lineage.map_or(own, Lineage);
+                let before = (self.engine.status(), own.contradicts(lineage));
+                let from = Peer { node: NodeId(from), incarnation: mark };
+                self.hear_of(lineage, from, Incarnation(to), message);
+                if before.1 {
+                    assert_eq!(
+                        self.engine.status(),
+                        before.0,
+                        "a message of another lineage changed something"
+                    );
+                }
             }
             Step::Flood { from, count, bytes } => {
                 for _ in 0..count {

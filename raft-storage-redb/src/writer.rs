@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use raft_core::codec::{cold, entry};
+use raft_core::codec::entry;
+use raft_core::codec::versioned::{self, Versioned};
 use raft_core::log_store::{Claim, StorageError, StorageErrorKind, Write};
 use raft_core::types::{ClusterId, GroupId, Incarnation, Index, NodeId};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, Table, WriteTransaction};
-use serde::Serialize;
 
 use crate::error::Name;
 use crate::layout::{
@@ -164,14 +164,14 @@ impl Writer {
     ) -> Result<(), StorageError> {
         let group = write.group;
         if let Some(snapshot) = &write.snapshot {
-            self.put_cold(group, GROUP_SNAPSHOT, snapshot, groups)?;
+            self.put_versioned(group, GROUP_SNAPSHOT, snapshot, groups)?;
         }
         if let Some(from) = write.truncate_from.filter(|from| *from <= before.last) {
             self.truncate(group, before.base, from, log)?;
         }
         self.append(write, log)?;
         if let Some(outline) = &write.outline {
-            self.put_cold(group, GROUP_OUTLINE, outline, groups)?;
+            self.put_versioned(group, GROUP_OUTLINE, outline, groups)?;
         }
         if after.base > before.base {
             self.compact(group, after, log)?;
@@ -255,14 +255,14 @@ impl Writer {
         log.retain_in((group.0, 0)..first_kept, |_, _| false).map_err(redb)
     }
 
-    fn put_cold<T: Serialize>(
+    fn put_versioned<T: Versioned>(
         &self,
         group: GroupId,
         kind: u8,
         value: &T,
         groups: &mut GroupsTable<'_>,
     ) -> Result<(), StorageError> {
-        let body = cold::encode(value).map_err(|error| {
+        let body = versioned::encode(value).map_err(|error| {
             let what = format_args!("group {group}: a row cannot be stored ({error})");
             self.name.error(StorageErrorKind::Invalid, what)
         })?;

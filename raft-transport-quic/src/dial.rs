@@ -136,11 +136,11 @@ async fn introduce(
 ) -> Result<(), Fault> {
     let authenticated = shared.authenticated(connection)?;
     let (mut send, mut receive) = connection.open_bi().await?;
-    Hello::offer(shared.local, peer).write(&mut send).await?;
+    Hello::offer(shared.local, shared.inbox.lineage(), peer).write(&mut send).await?;
     let answer = Hello::read(&mut receive).await?;
     answer.check_answer()?;
     answer.check_names(authenticated.node, shared.local)?;
-    shared.admit(connection, &answer, Some(address.to_owned()))
+    shared.admit(connection, &answer, answer.max_version, Some(address.to_owned()))
 }
 
 /// Waits that double, each drawn from its upper half so that nodes that lost each other do not meet in step.

@@ -15,11 +15,12 @@ use tokio::task::AbortHandle;
 use crate::credentials::Credentials;
 use crate::dial;
 use crate::fault::Fault;
-use crate::hello::Hello;
+use crate::hello::{Hello, SNAPSHOT_VERSION};
 use crate::identity::Identity;
 use crate::link::{self, Link};
 use crate::options::QuicOptions;
 use crate::peers::{Peers, Registered};
+use crate::snapshot::{self, QuicSnapshotStream};
 use crate::stats::Counters;
 use crate::sync::lock;
 use crate::tls::{self, Reason};
@@ -96,6 +97,20 @@ impl Shared {
         self.counters.dropped.add(misdirected + dropped);
     }
 
+    /// Opens a stream for a snapshot to `to`.
+    pub(crate) async fn open_snapshot(&self, to: NodeId) -> Result<QuicSnapshotStream, TransportError> {
+        let refuse = |why: &dyn std::fmt::Display| {
+            TransportError::new(format!("no snapshot can be sent to node {to}: {why}"))
+        };
+        let link = self.peers.link(to).ok_or_else(|| refuse(&"it is not connected"))?;
+        if link.version < SNAPSHOT_VERSION {
+            return Err(refuse(&"its version takes none; upgrade it"));
+        }
+        let counters = Arc::clone(&self.counters);
+        let opened = snapshot::open(&link.connection, counters, self.options.connect_timeout).await;
+        opened.map_err(|fault| refuse(&fault))
+    }
+
     pub(crate) fn connect(self: &Arc<Self>, peer: NodeId, address: &str) {
         if peer == self.local.peer.node {
             tracing::warn!(%peer, "a node does not connect to itself");
@@ -126,19 +141,20 @@ impl Shared {
         Ok(identity)
     }
 
-    /// Makes `connection` the link to the peer that said `hello` on it, and begins to send and receive, if the inbox
+    /// Makes `connection` the link to the peer that said `hello` on it, in the agreed `version`, and begins to send and receive, if the inbox
     /// admits the peer and the pair has no better connection.
     pub(crate) fn admit(
         self: &Arc<Self>,
         connection: &Connection,
         hello: &Hello,
+        version: u16,
         dialed: Option<String>,
     ) -> Result<(), Fault> {
-        let link = Link::new(connection.clone(), hello.from, hello.boot, dialed, &self.options);
+        let link = Link::new(connection.clone(), hello.from, hello.boot, version, dialed, &self.options);
         let link = Arc::new(link);
         loop {
             let epoch = self.peers.epoch();
-            self.inbox.admit(hello.from).map_err(Fault::Refused)?;
+            self.inbox.admit(hello.from, hello.lineage).map_err(Fault::Refused)?;
             match self.peers.register(&link, epoch, self.local.peer.node)? {
                 Registered::Kept { again } => {
                     self.counters.reconnects.add(usize::from(again));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, Runtime, TokioRuntime};
 use raft_core::message::Envelope;
-use raft_core::transport::{Inbox, LocalNode, Transport, TransportError};
+use raft_core::transport::{Inbox, LocalNode, SnapshotStream, Transport, TransportError};
 use raft_core::types::{Incarnation, NodeId};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Handle;
@@ -212,6 +212,11 @@ impl Transport for QuicTransport {
             Stage::Running(running) => running.shared.send(to, batch),
             Stage::Bound(_) | Stage::Stopped => self.counters.dropped.add(batch.len()),
         }
+    }
+
+    async fn open_snapshot(&self, to: NodeId) -> Result<Box<dyn SnapshotStream>, TransportError> {
+        let shared = self.running().ok_or_else(|| TransportError::new("the transport is not running"))?;
+        Ok(Box::new(shared.open_snapshot(to).await?))
     }
 
     async fn stop(&self) {

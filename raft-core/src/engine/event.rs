@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::ready::SnapshotOutcome;
 use crate::types::{EntryId, Index, NodeId, Peer, Term};
 
 /// Something that happened.
@@ -47,6 +48,32 @@ pub enum Event {
         /// The last index dropped.
         last: Index,
     },
+    /// A snapshot was taken.
+    SnapshotTaken {
+        /// The last entry that it covers.
+        last: EntryId,
+    },
+    /// A snapshot could not be taken.
+    SnapshotFailed,
+    /// The transfer of a snapshot ended.
+    SnapshotSent {
+        /// The receiver.
+        peer: NodeId,
+        /// How it ended.
+        outcome: SnapshotOutcome,
+    },
+    /// A peer does not have the snapshot that it had taken over: it is sent again.
+    SnapshotLost {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// A snapshot takes the place of the log, and then of the state.
+    SnapshotInstalled {
+        /// The last entry that it covers.
+        last: EntryId,
+        /// The last entry of the log that it replaces.
+        dropped: EntryId,
+    },
     /// A peer's unanswered appends are taken for lost and sent again.
     Resend {
         /// The peer.
@@ -91,6 +118,9 @@ pub enum Refusal {
     OtherIncarnation,
     /// The sender's data folder is not the one that the membership binds it to.
     ForeignIncarnation,
+    /// The sender belongs to another lineage of the cluster: a majority was lost, and one node's log was declared to be the
+    /// cluster's without it.
+    OtherLineage,
     /// Two leaders in one term, or a leader of one's own term.
     SecondLeader,
     /// It would drop committed entries.
@@ -101,6 +131,8 @@ pub enum Refusal {
     BeyondLog,
     /// Its term or index is beyond any real one.
     OutOfRange,
+    /// It is a snapshot that cannot be: of no entry, or with a configuration that nobody can live in.
+    BadSnapshot,
     /// Too many entries wait for the disk already.
     Overloaded,
 }
@@ -112,11 +144,13 @@ impl fmt::Display for Refusal {
             Self::OtherNode => "it is for another node",
             Self::OtherIncarnation => "it is for another data folder of this node",
             Self::ForeignIncarnation => "the sender's data folder is not the one that belongs to the cluster",
+            Self::OtherLineage => "the sender belongs to another lineage of the cluster",
             Self::SecondLeader => "there is another leader in this term",
             Self::TruncatesCommitted => "it would drop committed entries",
             Self::BadEntries => "its entries are not a log",
             Self::BeyondLog => "it promises more than the log holds",
             Self::OutOfRange => "its term or index is beyond any real one",
+            Self::BadSnapshot => "it is no snapshot of a state",
             Self::Overloaded => "too many entries wait for the disk already",
         })
     }

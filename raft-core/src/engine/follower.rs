@@ -22,7 +22,7 @@ pub(super) struct Follower {
     round: u64,
     round_told: u64,
     /// The leader waits for an answer, whether or not the match grew.
-    owed: bool,
+    pub(super) owed: bool,
     /// The refusal to be sent.
     conflict: Option<AppendOutcome>,
 }

@@ -138,6 +138,8 @@ impl Engine {
         if self.log.last_index() != FIRST {
             return None;
         }
-        self.founding.take().map(|founding| founding.membership)
+        let mut membership = self.founding.take()?.membership;
+        membership.lineage = self.random.lineage();
+        Some(membership)
     }
 }

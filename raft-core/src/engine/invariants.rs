@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Engine, NUMBER_LIMIT, Role};
-use crate::types::{Index, NodeId, Term};
+use crate::types::{EntryId, Index, NodeId, Term};
 use crate::write::LogState;
 
 /// The group's own state breaks a rule that safety rests on. The group stops; the process does not.
@@ -37,6 +37,8 @@ pub(super) struct Summary {
     durable: Index,
     durable_term: Term,
     handed: Index,
+    snapshot: Index,
+    installing: bool,
 }
 
 impl Engine {
@@ -53,6 +55,8 @@ impl Engine {
             durable: self.durable.index,
             durable_term: self.durable.term,
             handed: self.durable.handed,
+            snapshot: self.snapshots.index(),
+            installing: self.snapshots.installing,
         }
     }
 }
@@ -68,6 +72,13 @@ impl Summary {
             "applied <= applying <= commit",
         )?;
         holds(self.applying <= self.durable, "only what is durable here is applied")?;
+        holds(self.base <= self.snapshot, "the log is not compacted beyond a durable snapshot")?;
+        holds(self.snapshot <= self.commit, "a snapshot covers only what is committed")?;
+        holds(
+            self.installing || self.snapshot == before.snapshot || self.snapshot <= self.applying,
+            "a snapshot covers only what is applied, or is being installed",
+        )?;
+        holds(self.snapshot >= before.snapshot, "snapshots never go back")?;
         holds(self.durable <= self.handed && self.handed <= self.last, "durable <= handed out <= last")?;
         holds(self.durable_term <= self.term, "the durable term is not ahead")?;
         holds(self.term >= before.term, "the term never goes back")?;
@@ -85,7 +96,7 @@ const RESTORED_LIMIT: u64 = 2 * NUMBER_LIMIT;
 
 /// Whether what a store gives back can be a group's state.
 pub(super) fn check_restored(state: &LogState, applied: Index) -> Result<(), Violation> {
-    let LogState { hard_state, outline, last, .. } = state;
+    let LogState { hard_state, outline, snapshot, last } = state;
     let wrong = |rule, detail| Err(Violation { rule, detail });
     let highest = hard_state.term.max(*last).max(outline.base.index);
     if highest > RESTORED_LIMIT {
@@ -102,6 +113,15 @@ pub(super) fn check_restored(state: &LogState, applied: Index) -> Result<(), Vio
     if hard_state.commit > *last {
         let detail = format!("commit index {}, last index {last}", hard_state.commit);
         return wrong("the stored commit index is within the stored log", detail);
+    }
+    let covered = snapshot.as_ref().map_or(EntryId::ZERO, |meta| meta.last);
+    if covered.index < outline.base.index {
+        let detail = format!("snapshot of {covered}, log from {}", outline.base.index + 1);
+        return wrong("what the log does not hold any more is in a stored snapshot", detail);
+    }
+    if covered.index > *last || outline.term(covered.index) != Some(covered.term) {
+        let detail = format!("snapshot of {covered}, last index {last}");
+        return wrong("the stored snapshot is one of the stored log", detail);
     }
     if applied > *last || applied < outline.base.index {
         let detail = format!("applied index {applied}, log from {} to {last}", outline.base.index + 1);

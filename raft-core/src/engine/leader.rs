@@ -22,7 +22,7 @@ pub(super) struct Leader {
     /// The first entry of this term: once it is committed, all before it are, and what is committed is known.
     pub(super) first_index: Index,
     /// The number that the next append carries; each heartbeat and each read round begins a new one.
-    round: u64,
+    pub(super) round: u64,
     /// When the next heartbeat is due.
     pub(super) heartbeat_at: Time,
     /// When followers that got no append since are to be told what is committed.
@@ -139,6 +139,10 @@ impl Engine {
         match response.outcome {
             AppendOutcome::Accepted { matched, received } => {
                 peer.accept(matched, received, leader.round, !leaks);
+                if peer.lost_snapshot() {
+                    peer.probe_from(peer.received + 1);
+                    self.events.push(Event::SnapshotLost { peer: from.node });
+                }
                 let patience = 2 * self.config.heartbeat_interval;
                 if peer.lost_append(leader.round, self.now, patience) && !never_resends {
                     peer.probe_from(peer.received + 1);
@@ -157,11 +161,18 @@ impl Engine {
                 let expected = match peer.flow {
                     Flow::Probe { .. } => prev + 1 == peer.next,
                     Flow::Replicate => prev < peer.next,
+                    Flow::Snapshot { .. } => false,
                 };
                 if expected {
                     // The last of our entries that can be the follower's too.
-                    let common = self.log.last_not_above(hint.index.min(prev), hint.term);
-                    peer.probe_from(common.index + 1);
+                    let highest = hint.index.min(prev);
+                    let common = if highest < self.log.base().index {
+                        // Nothing to compare with is left: the peer needs a snapshot.
+                        highest
+                    } else {
+                        self.log.last_not_above(highest, hint.term).index
+                    };
+                    peer.probe_from(common + 1);
                 }
             }
             AppendOutcome::Stale => {}
@@ -300,6 +311,8 @@ impl Sender<'_> {
     fn request(&self, peer: &mut Progress, prev: EntryId, entries: Vec<Entry>) -> AppendRequest {
         // Never beyond what this message lets the follower know its log to match.
         let commit = self.commit.min(prev.index + entries.len() as Index);
+        // Nor into an earlier lineage: a new node would take itself for one of those, and this one's leader for a stranger.
+        let commit = if commit < self.log.lineage_start() { 0 } else { commit };
         peer.told_commit = peer.told_commit.max(commit);
         AppendRequest { term: self.term, prev, entries, commit, round: self.round }
     }
@@ -308,7 +321,7 @@ impl Sender<'_> {
     fn heartbeat(&self, peer: &mut Progress) -> AppendRequest {
         let index = match peer.flow {
             Flow::Probe { .. } => peer.next - 1,
-            Flow::Replicate => peer.matched,
+            Flow::Replicate | Flow::Snapshot { .. } => peer.matched,
         };
         let prev = self.log.term(index).map_or(EntryId::ZERO, |term| EntryId::new(term, index));
         self.request(peer, prev, Vec::new())
@@ -330,7 +343,7 @@ impl Sender<'_> {
         peer.inflights.push(Inflight { last, bytes, round: self.round });
         match &mut peer.flow {
             Flow::Probe { sent } => *sent = true,
-            Flow::Replicate => peer.next = last + 1,
+            Flow::Replicate | Flow::Snapshot { .. } => peer.next = last + 1,
         }
         Some(self.request(peer, prev, entries))
     }
@@ -343,6 +356,7 @@ impl Sender<'_> {
                 Flow::Replicate => {
                     !peer.inflights.is_full(config.max_inflight_messages, config.max_inflight_bytes)
                 }
+                Flow::Snapshot { .. } => false,
             }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! *Inputs*: [`step`](Engine::step) a message, [`propose`](Engine::propose), [`read`](Engine::read),
 //! [`bootstrap`](Engine::bootstrap). *Completions*: [`written`](Engine::written), [`applied`](Engine::applied),
-//! [`fetched`](Engine::fetched). *Time*: [`deadline`](Engine::deadline) says when [`tick`](Engine::tick) is due.
+//! [`fetched`](Engine::fetched), [`snapshot_taken`](Engine::snapshot_taken), [`snapshot_sent`](Engine::snapshot_sent),
+//! [`snapshot_received`](Engine::snapshot_received). *Time*: [`deadline`](Engine::deadline) says when [`tick`](Engine::tick) is due.
 //! *Output*: [`ready`](Engine::ready), after any of these.
 
 mod candidate;
@@ -17,6 +18,7 @@ mod planted;
 mod queues;
 mod reads;
 pub mod ready;
+mod snapshot;
 pub mod status;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -29,7 +31,9 @@ pub use self::invariants::Violation;
 pub use self::planted::Planted;
 #[cfg(feature = "testing")]
 pub use self::queues::Queues;
-pub use self::ready::{Fetch, FetchPurpose, ReadId, ReadReady, Ready};
+pub use self::ready::{
+    Fetch, FetchPurpose, ReadId, ReadReady, Ready, SendSnapshot, SnapshotOutcome, SnapshotRequest,
+};
 pub use self::status::{PeerStatus, RoleName, Status};
 
 use self::candidate::Candidate;
@@ -38,13 +42,14 @@ use self::follower::Follower;
 use self::founding::Founding;
 use self::invariants::Summary;
 use self::leader::Leader;
+use self::snapshot::Snapshots;
 use crate::config::{Config, ConfigError};
 use crate::log::Log;
 use crate::membership::{Membership, MembershipError};
 use crate::message::{Envelope, Message};
 use crate::progress::PeerFetch;
 use crate::random::Random;
-use crate::types::{Entry, EntryId, GroupId, Incarnation, Index, NodeId, Payload, Peer, Term, Time};
+use crate::types::{Entry, EntryId, GroupId, Incarnation, Index, Lineage, NodeId, Payload, Peer, Term, Time};
 use crate::write::LogState;
 
 /// What an engine begins with.
@@ -95,6 +100,7 @@ pub struct Engine {
     apply_backlog: VecDeque<(Index, usize)>,
     apply_backlog_bytes: usize,
     apply_fetch: ApplyFetch,
+    snapshots: Snapshots,
 
     next_read: u64,
     failed_reads: Vec<ReadId>,
@@ -121,6 +127,8 @@ enum ApplyFetch {
     Idle,
     Asked,
     Here(Vec<Entry>),
+    /// Asked for and, since a snapshot came, of no use.
+    Overtaken,
 }
 
 /// No term or index comes near: a peer that names one above it is not to be believed.
@@ -143,8 +151,9 @@ impl Engine {
             return Err(EngineError::NoIncarnation);
         }
         invariants::check_restored(&state, applied)?;
-        let LogState { hard_state, outline, last, .. } = state;
-        let commit = hard_state.commit.max(applied).max(outline.base.index);
+        let LogState { hard_state, outline, snapshot, last } = state;
+        let covered = snapshot.as_ref().map_or(0, |meta| meta.last.index);
+        let commit = hard_state.commit.max(applied).max(covered);
         let mut engine = Self {
             random: Random::new(seed),
             now,
@@ -162,6 +171,7 @@ impl Engine {
             apply_backlog: VecDeque::new(),
             apply_backlog_bytes: 0,
             apply_fetch: ApplyFetch::Idle,
+            snapshots: Snapshots::new(snapshot),
             next_read: 0,
             failed_reads: Vec::new(),
             outbox: Vec::new(),
@@ -182,6 +192,7 @@ impl Engine {
             // Nobody else could lead: there is nothing to wait for.
             follower.deadline = now;
         }
+        engine.before = engine.summary();
         engine.check();
         Ok(engine)
     }
@@ -213,12 +224,15 @@ impl Engine {
     }
 
     fn admit(&self, envelope: &Envelope) -> Result<(), Refusal> {
-        let Envelope { group, from, to, message } = envelope;
+        let Envelope { group, from, to, lineage, message } = envelope;
         if *group != self.group {
             return Err(Refusal::OtherGroup);
         }
         if to.node != self.local.node || from.node == self.local.node {
             return Err(Refusal::OtherNode);
+        }
+        if self.lineage().contradicts(*lineage) {
+            return Err(Refusal::OtherLineage);
         }
         let asks = matches!(message, Message::IdentityRequest);
         if to.incarnation != self.local.incarnation && !(asks && to.incarnation == Incarnation::UNKNOWN) {
@@ -326,7 +340,10 @@ impl Engine {
     pub fn fetched(&mut self, purpose: FetchPurpose, entries: Vec<Entry>, now: Time) {
         self.set_now(now);
         match (purpose, &mut self.role) {
-            (FetchPurpose::Apply, _) => self.apply_fetch = ApplyFetch::Here(entries),
+            (FetchPurpose::Apply, _) => {
+                let overtaken = matches!(self.apply_fetch, ApplyFetch::Overtaken);
+                self.apply_fetch = if overtaken { ApplyFetch::Idle } else { ApplyFetch::Here(entries) };
+            }
             (FetchPurpose::Peer(node), Role::Leader(leading)) => {
                 if let Some(peer) = leading.progress.get_mut(&node) {
                     peer.fetch = PeerFetch::Here(entries);
@@ -414,6 +431,12 @@ impl Engine {
         }
     }
 
+    /// The lineage that this node belongs to: that of the latest configuration that it knows to be committed. One that is not
+    /// committed says nothing yet: a founding that loses the race must leave nobody behind.
+    pub fn lineage(&self) -> Lineage {
+        self.log.membership_at(self.commit).map_or(Lineage::UNKNOWN, |membership| membership.lineage)
+    }
+
     /// The state as others may see it.
     pub fn status(&self) -> Status {
         let peers = match &self.role {
@@ -426,6 +449,7 @@ impl Engine {
                         next: peer.next,
                         inflight: peer.inflights.len(),
                         active: self.now < peer.heard_at.saturating_add(self.config.election_timeout),
+                        snapshot: peer.snapshot(),
                     };
                     (node, status)
                 })
@@ -441,7 +465,10 @@ impl Engine {
             applied: self.applied,
             durable: self.durable.index,
             last: self.log.last(),
+            base: self.log.base(),
+            snapshot: self.snapshots.latest.as_ref().map_or(EntryId::ZERO, |meta| meta.last),
             membership: self.membership().clone(),
+            lineage: self.lineage(),
             peers,
         }
     }
@@ -485,7 +512,8 @@ impl Engine {
     }
 
     fn send(&mut self, to: Peer, message: Message) {
-        self.outbox.push(Envelope { group: self.group, from: self.local, to, message });
+        let lineage = self.lineage();
+        self.outbox.push(Envelope { group: self.group, from: self.local, to, lineage, message });
     }
 
     fn refuse(&mut self, from: Peer, reason: Refusal) {
@@ -569,6 +597,18 @@ pub enum ReadError {
     /// Too many reads wait already; try again later.
     #[error("too many reads wait")]
     Overloaded,
+    /// The group has stopped.
+    #[error("the group has stopped")]
+    Fatal,
+}
+
+/// Why no snapshot is taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// There is nothing to take one of.
+    #[error("nothing is committed on this node yet")]
+    Nothing,
     /// The group has stopped.
     #[error("the group has stopped")]
     Fatal,

@@ -42,6 +42,14 @@ pub enum Planted {
     EvenQuorum,
     /// A lost window of appends is never sent again.
     NeverResend,
+    /// A snapshot is installed that lies behind the commit index.
+    SnapshotBehindCommit,
+    /// A snapshot replaces a log that matches it, and so drops the entries after it.
+    MatchingSuffixDropped,
+    /// A snapshot is installed without its configuration.
+    SnapshotWithoutMembership,
+    /// The log is compacted beyond the snapshot.
+    CompactPastSnapshot,
 }
 
 #[cfg(feature = "testing")]
@@ -65,6 +73,10 @@ impl Planted {
         Self::WindowLeaked,
         Self::EvenQuorum,
         Self::NeverResend,
+        Self::SnapshotBehindCommit,
+        Self::MatchingSuffixDropped,
+        Self::SnapshotWithoutMembership,
+        Self::CompactPastSnapshot,
     ];
 }
 

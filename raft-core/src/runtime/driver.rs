@@ -336,6 +336,8 @@ impl Driver {
                 changed |= ready.events.iter().any(ended);
                 changed |= self.parts.outbox.follow(self.parts.engine.membership());
             }
+            // It becomes known with a commit.
+            self.parts.outbox.belong(self.parts.engine.lineage());
             match self.carry_out(ready, now)? {
                 // A store in memory is done at once, and with that there may be more to do.
                 Some(number) => self.parts.engine.written(number, now),

@@ -68,6 +68,7 @@ impl Node {
         let mailbox = Arc::new(mailbox);
         let (inbox, roster) = GroupInbox::new(Arc::clone(&mailbox));
         let mut outbox = Outbox::new(Arc::clone(&transport), options.node, roster);
+        outbox.belong(engine.lineage());
         transport.start(local, Arc::new(inbox)).await?;
         let address = transport.address();
         outbox.follow(engine.membership());

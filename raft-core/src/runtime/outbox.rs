@@ -9,21 +9,35 @@ use crate::message::Envelope;
 use crate::transport::{Inbox, SnapshotStream, Transport};
 use crate::types::{Incarnation, Lineage, NodeId, Peer};
 
-/// Which data folder the configuration binds each node to; shared with the transport's side, which asks at each hello.
-type Roster = Arc<Mutex<BTreeMap<NodeId, Incarnation>>>;
+/// Who may talk to this node; shared with the transport's side, which asks at each hello.
+#[derive(Debug, Default)]
+pub(super) struct Roster {
+    /// Which data folder the configuration binds each node to.
+    bound: BTreeMap<NodeId, Incarnation>,
+    /// What this node belongs to.
+    lineage: Lineage,
+}
 
 /// The way out to the other nodes.
 pub(super) struct Outbox {
     transport: Arc<dyn Transport>,
     local: NodeId,
     connected: BTreeMap<NodeId, String>,
-    roster: Roster,
+    roster: Arc<Mutex<Roster>>,
     membership: Membership,
+    lineage: Lineage,
 }
 
 impl Outbox {
-    pub(super) fn new(transport: Arc<dyn Transport>, local: NodeId, roster: Roster) -> Self {
-        Self { transport, local, connected: BTreeMap::new(), roster, membership: Membership::default() }
+    pub(super) fn new(transport: Arc<dyn Transport>, local: NodeId, roster: Arc<Mutex<Roster>>) -> Self {
+        Self {
+            transport,
+            local,
+            connected: BTreeMap::new(),
+            roster,
+            membership: Membership::default(),
+            lineage: Lineage::UNKNOWN,
+        }
     }
 
     /// Sends messages, each peer's in one call and in order.
@@ -58,7 +72,8 @@ impl Outbox {
             return false;
         }
         self.membership = membership.clone();
-        *lock(&self.roster) = membership.nodes.iter().map(|(&node, info)| (node, info.incarnation)).collect();
+        lock(&self.roster).bound =
+            membership.nodes.iter().map(|(&node, info)| (node, info.incarnation)).collect();
         self.connect(membership.nodes.iter().map(|(&node, info)| (node, info.address.as_str())));
         let transport = &self.transport;
         self.connected.retain(|node, _| {
@@ -71,6 +86,14 @@ impl Outbox {
         true
     }
 
+    /// Tells the transport's side which lineage this node belongs to.
+    pub(super) fn belong(&mut self, lineage: Lineage) {
+        if self.lineage != lineage {
+            self.lineage = lineage;
+            lock(&self.roster).lineage = lineage;
+        }
+    }
+
     pub(super) async fn stop(&self) {
         self.transport.stop().await;
     }
@@ -79,12 +102,12 @@ impl Outbox {
 /// What the transport hands received messages to.
 pub(super) struct GroupInbox {
     mailbox: Arc<Mailbox>,
-    roster: Roster,
+    roster: Arc<Mutex<Roster>>,
 }
 
 impl GroupInbox {
-    pub(super) fn new(mailbox: Arc<Mailbox>) -> (Self, Roster) {
-        let roster = Roster::default();
+    pub(super) fn new(mailbox: Arc<Mailbox>) -> (Self, Arc<Mutex<Roster>>) {
+        let roster = Arc::<Mutex<Roster>>::default();
         (Self { mailbox, roster: Arc::clone(&roster) }, roster)
     }
 }
@@ -97,13 +120,21 @@ impl Inbox for GroupInbox {
     }
 
     fn lineage(&self) -> Lineage {
-        Lineage::UNKNOWN
+        lock(&self.roster).lineage
     }
 
     fn snapshot(&self, _from: NodeId, _stream: Box<dyn SnapshotStream>) {}
 
-    fn admit(&self, peer: Peer, _lineage: Lineage) -> Result<(), String> {
-        match lock(&self.roster).get(&peer.node) {
+    fn admit(&self, peer: Peer, lineage: Lineage) -> Result<(), String> {
+        let roster = lock(&self.roster);
+        if roster.lineage.contradicts(lineage) {
+            return Err(format!(
+                "node {} belongs to lineage {lineage} of this cluster, and this node to {}: the cluster went on without one \
+                 of them after a majority was lost; empty the folder of the node that is not to be kept",
+                peer.node, roster.lineage
+            ));
+        }
+        match roster.bound.get(&peer.node) {
             Some(&bound) if bound != Incarnation::UNKNOWN && bound != peer.incarnation => Err(format!(
                 "node {} is bound to the data folder {bound} and comes with {}: its folder was wiped or replaced",
                 peer.node, peer.incarnation

@@ -10,7 +10,7 @@ use crate::membership::{Membership, NodeInfo};
 use crate::testing::disk::{Image, founded_outline};
 use crate::testing::invariants::{Broken, Invariants, View};
 use crate::testing::node::{Node, incarnation};
-use crate::types::{Entry, HardState, Incarnation, NodeId, Time};
+use crate::types::{Entry, HardState, Incarnation, Lineage, NodeId, Time};
 
 /// Simulated nodes 1 to n, and the invariants over all of them. Nodes are named by their place: node 1 is at 0.
 pub struct Cluster {
@@ -23,7 +23,8 @@ pub struct Cluster {
 impl Cluster {
     /// `size` nodes that are founded already, with empty logs; none runs yet.
     pub fn founded(size: usize, config: &Config) -> Self {
-        let outline = founded_outline(Membership::of_voters(members(size, incarnation)));
+        let voters = Membership::of_voters(members(size, incarnation));
+        let outline = founded_outline(Membership { lineage: LINEAGE, ..voters });
         Self::on(size, config, |_| Image::of(HardState::default(), outline.clone(), Vec::new()))
     }
 
@@ -120,6 +121,9 @@ impl Cluster {
         Ok(())
     }
 }
+
+/// Of a cluster that was founded long ago.
+const LINEAGE: Lineage = Lineage(0x0A11_CE00);
 
 fn contract(detail: String) -> Broken {
     Broken::new("writes keep the contract of the log store", detail)

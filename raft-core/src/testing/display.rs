@@ -135,6 +135,13 @@ pub fn event(event: &Event) -> String {
             format!("finds that {peer} promised {matched} and holds {last}")
         }
         Event::Refused { from, reason } => format!("refuses a message of {}: {reason}", from.node),
+        Event::SnapshotTaken { last } => format!("has a snapshot of {last}"),
+        Event::SnapshotFailed => "could not take a snapshot".to_owned(),
+        Event::SnapshotSent { peer, outcome } => {
+            format!("sent a snapshot to {peer}: {outcome:?}").to_lowercase()
+        }
+        Event::SnapshotLost { peer } => format!("finds that {peer} lost its snapshot"),
+        Event::SnapshotInstalled { last, dropped } => format!("installs a snapshot of {last} over {dropped}"),
         Event::Founding => "founds the cluster".to_owned(),
         Event::FoundingEnded { reason } => format!("founds no more: {reason}"),
     }

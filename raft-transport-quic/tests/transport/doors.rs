@@ -6,10 +6,10 @@ use std::time::Duration;
 use quinn::ConnectionError;
 use raft_core::codec::wire;
 use raft_core::transport::{LocalNode, Transport};
-use raft_core::types::{ClusterId, Incarnation, NodeId, Peer};
+use raft_core::types::{ClusterId, Incarnation, Lineage, NodeId, Peer};
 use raft_transport_quic::{Credentials, CredentialsError, DevCa};
 
-use crate::common::{CLUSTER, Node, append, local, options, peer, until, vote};
+use crate::common::{CLUSTER, LINEAGE, Node, append, local, options, peer, until, vote};
 use crate::stranger::{Papers, RawHello, Stranger, good_papers, name, papers};
 
 const REFUSED: u64 = 2;
@@ -100,7 +100,7 @@ async fn a_hello_must_fit_to_the_certificate_and_to_us() {
     let (one, two) = (Node::start(&ca, 1).await, Node::start(&ca, 2).await);
     one.meet(&two).await;
     one.inbox.refuse(9);
-    let good = RawHello { versions: (1, 1), local: local(3, 1), to: 1 };
+    let good = RawHello { versions: (1, 2), local: local(3, 1), to: 1, lineage: Some(Lineage(7)) };
     let nameless = LocalNode { peer: Peer { incarnation: Incarnation::UNKNOWN, ..peer(3) }, ..local(3, 1) };
     let foreign = LocalNode { cluster: ClusterId(1), ..local(3, 1) };
     let mut long = good.bytes();
@@ -110,7 +110,8 @@ async fn a_hello_must_fit_to_the_certificate_and_to_us() {
         ("another cluster's", 3, RawHello { local: foreign, ..good }.bytes(), REFUSED),
         ("to another node", 3, RawHello { to: 2, ..good }.bytes(), REFUSED),
         ("from one who is not admitted", 9, RawHello { local: local(9, 1), ..good }.bytes(), REFUSED),
-        ("in later versions", 3, RawHello { versions: (2, 9), ..good }.bytes(), VERSION),
+        ("in later versions", 3, RawHello { versions: (3, 9), ..good }.bytes(), VERSION),
+        ("without lineage", 3, RawHello { lineage: None, ..good }.bytes(), MALFORMED),
         ("without incarnation", 3, RawHello { local: nameless, ..good }.bytes(), MALFORMED),
         ("too long", 3, long, MALFORMED),
         ("cut off", 3, good.bytes()[..30].to_vec(), MALFORMED),
@@ -131,13 +132,18 @@ async fn a_hello_must_fit_to_the_certificate_and_to_us() {
     // The same peer with a good hello, which knows a later version too, gets in and its answer.
     let stranger = Stranger::dial(good_papers(&ca, 3), &one.transport.address()).await.unwrap();
     let answer = stranger.hello(&RawHello { versions: (1, 7), ..good }.bytes()).await;
-    assert_eq!(answer, Some(RawHello { versions: (1, 1), local: local(1, 1), to: 3 }.bytes()));
+    assert_eq!(
+        answer,
+        Some(RawHello { versions: (2, 2), local: local(1, 1), to: 3, lineage: Some(LINEAGE) }.bytes())
+    );
     until("it is a peer", || one.stats().connected == 2).await;
+    assert_eq!(one.inbox.lineage_of(3), Some(Lineage(7)));
+    assert_eq!(one.inbox.lineage_of(2), Some(LINEAGE));
 }
 
 fn frame(envelopes: &[raft_core::message::Envelope]) -> Vec<u8> {
     let mut out = Vec::new();
-    wire::encode_frame(envelopes, &mut out).unwrap();
+    wire::encode_frame(2, envelopes, &mut out).unwrap();
     out
 }
 
@@ -168,7 +174,7 @@ async fn a_member_that_sends_garbage_is_cut_off_alone() {
     let ca = ca();
     let (one, two) = (Node::start(&ca, 1).await, Node::start(&ca, 2).await);
     one.meet(&two).await;
-    let hello = RawHello { versions: (1, 1), local: local(3, 1), to: 1 }.bytes();
+    let hello = RawHello { versions: (1, 2), local: local(3, 1), to: 1, lineage: Some(LINEAGE) }.bytes();
     for (number, (what, bytes, ends)) in bad_lanes().into_iter().enumerate() {
         let stranger = Stranger::dial(good_papers(&ca, 3), &one.transport.address()).await.unwrap();
         assert!(stranger.hello(&hello).await.is_some(), "{what}");

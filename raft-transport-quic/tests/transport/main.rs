@@ -5,4 +5,5 @@ mod common;
 mod doors;
 mod exchange;
 mod restart;
+mod snapshots;
 mod stranger;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, SendStream};
 use raft_core::transport::LocalNode;
-use raft_core::types::{ClusterId, NodeId};
+use raft_core::types::{ClusterId, Lineage, NodeId};
 use raft_transport_quic::DevCa;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType, date_time_ymd};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -105,23 +105,29 @@ impl Stranger {
     }
 }
 
-/// A hello of version 1, field by field.
+/// A hello of version 2, or of 1 where it says no lineage, field by field.
 #[derive(Clone, Copy)]
 pub(crate) struct RawHello {
     pub(crate) versions: (u16, u16),
     pub(crate) local: LocalNode,
     pub(crate) to: u64,
+    pub(crate) lineage: Option<Lineage>,
 }
 
 impl RawHello {
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let LocalNode { cluster, peer, boot } = self.local;
-        let mut out = b"RAFT\x34\0".to_vec();
+        let length: u8 = if self.lineage.is_some() { 60 } else { 52 };
+        let mut out = b"RAFT".to_vec();
+        out.extend([length, 0]);
         out.extend(self.versions.0.to_le_bytes());
         out.extend(self.versions.1.to_le_bytes());
         out.extend(cluster.0.to_le_bytes());
         for number in [peer.node.0, peer.incarnation.0, boot, NodeId(self.to).0] {
             out.extend(number.to_le_bytes());
+        }
+        if let Some(lineage) = self.lineage {
+            out.extend(lineage.0.to_le_bytes());
         }
         out
     }

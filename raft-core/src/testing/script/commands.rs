@@ -12,7 +12,7 @@ use crate::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Mes
 use crate::testing::cluster::Cluster;
 use crate::testing::disk::{Image, entries_of_terms, founded_outline};
 use crate::testing::display;
-use crate::types::{Entry, EntryId, GroupId, HardState, NodeId, Payload};
+use crate::types::{Entry, EntryId, GroupId, HardState, Lineage, NodeId, Payload};
 
 type Words<'a> = &'a [&'a str];
 
@@ -351,7 +351,7 @@ fn wipe(id: NodeId, stage: &mut Stage) -> Result<(), String> {
 }
 
 /// `forge 3->2 append t1 prev 1.1 [1.3] commit 1`: puts on the network what no engine would send, `heartbeat` without entries
-/// and `accepted t1 matched 9` likewise.
+/// and `accepted t1 matched 9` likewise. The lineage is the sender's, or that after `lineage`.
 fn forge(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     let (from, to) = link(words.first().ok_or("forge 3->2 heartbeat t1 prev 1.1 commit 1")?)?;
     let mut numbers = BTreeMap::new();
@@ -387,8 +387,10 @@ fn forge(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     };
     let (from, to) = (stage.place(from)?, stage.place(to)?);
     let nodes = &stage.cluster()?.nodes;
+    let own = nodes[from].engine().map_or(Lineage::UNKNOWN, crate::engine::Engine::lineage);
+    let lineage = numbers.get("lineage").map_or(own, |&number| Lineage(number));
     let (from, to) = (nodes[from].peer(), nodes[to].peer());
-    stage.network.push(Envelope { group: GroupId::default(), from, to, message });
+    stage.network.push(Envelope { group: GroupId::default(), from, to, lineage, message });
     Ok(())
 }
 

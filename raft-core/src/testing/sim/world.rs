@@ -10,7 +10,7 @@ use super::settings::Settings;
 use super::subject::{Machines, Subject};
 use super::trace::Trace;
 use super::{Failure, Options, Report};
-use crate::engine::{Event as EngineEvent, Fetch, Ready};
+use crate::engine::{Event as EngineEvent, Fetch, Ready, SnapshotOutcome};
 use crate::message::Envelope;
 use crate::testing::cluster::Cluster;
 use crate::testing::display;
@@ -644,6 +644,15 @@ impl World {
                 crate::engine::Refusal::BeyondLog => "refusals: beyond log",
                 _ => "refusals: not for this node",
             },
+            EngineEvent::SnapshotTaken { .. } => "snapshots taken",
+            EngineEvent::SnapshotFailed => "snapshots failed",
+            EngineEvent::SnapshotSent { outcome, .. } => match outcome {
+                SnapshotOutcome::Delivered => "snapshots delivered",
+                SnapshotOutcome::Failed => "snapshot transfers broken",
+                SnapshotOutcome::Refused => "snapshot transfers refused",
+            },
+            EngineEvent::SnapshotLost { .. } => "delivered snapshots lost",
+            EngineEvent::SnapshotInstalled { .. } => "snapshots installed",
             EngineEvent::Founding => "foundings",
             EngineEvent::FoundingEnded { .. } => "foundings given up",
         });

@@ -21,22 +21,31 @@ pub struct Claim {
 /// * **Durable on return.** When [`write`](Self::write) returns `Ok`, everything in it survives a crash of process, system and
 ///   power. Promises to other nodes are made on the strength of it.
 /// * **Atomic.** After a crash each [`Write`] is there whole or not at all, and a write is there only if all
-///   writes given before it are. The writes of one call may share one commit.
-/// * **One writer.** Calls of `write` do not overlap. `read` and `load` may come at any time, from any task, and see every
-///   write that returned before they began.
+///   writes given before it are. The writes of one call may share one commit. A call that fails, or whose future is dropped
+///   early, is like a crash: some of its writes, from the first on, may be there; of a write that was refused, nothing is.
+/// * **One writer.** Calls of `write` and `claim` do not overlap; who drops one early opens the store anew. `read` and `load` may
+///   come at any time, from any task, and see every write that returned before they began. Beside a write they see each
+///   [`Write`] in it whole or not at all, and none without those before it.
 /// * **An error is final.** After `write` fails, what it held may or may not be durable; the store must fail every later
-///   `write` until it is opened anew. Never retry a failed fsync: the system may have dropped the pages.
+///   `write` and `claim` with [`StorageErrorKind::Failed`] until it is opened anew. Never retry a failed fsync: the system may
+///   have dropped the pages. A read that fails, and a claim that is refused, end nothing.
 /// * **Bytes come back as they were**, or not at all: damage that is found is [`StorageErrorKind::Corrupt`].
+/// * **No judgement.** Beyond what [`Write`] asks for, a store checks nothing: hard state, outline and snapshot need not fit the
+///   entries, and terms may go anywhere. Groups have any number and share nothing. A command has up to
+///   [`MAX_ENTRY_BYTES_LIMIT`](crate::config::MAX_ENTRY_BYTES_LIMIT) bytes.
+///
+/// The suite `raft_core::testing::suite::log_store` (feature `testing`) puts a store through this, case by case.
 ///
 /// A call must not block its thread: the first poll of `write` may come from the task that drives a group. The futures should
 /// not need a particular runtime; ours run under any.
 #[async_trait]
 pub trait LogStore: Send + Sync + 'static {
     /// Binds the store to a node at its first use, with `fresh` as its incarnation; later checks that it is that node's,
-    /// returns the incarnation kept, and counts the boot, durably.
+    /// returns the incarnation kept, whatever `fresh` is, and counts the boot, durably: 1, 2, 3. The log is not touched.
     ///
     /// # Errors
-    /// [`StorageErrorKind::Foreign`] where the store belongs to another cluster or node. Nothing is changed then.
+    /// [`StorageErrorKind::Foreign`] where the store belongs to another cluster or node, [`StorageErrorKind::Invalid`] where
+    /// the first `fresh` is [`Incarnation::UNKNOWN`]. Nothing is changed then, and nothing counted. I/O.
     async fn claim(
         &self,
         cluster: ClusterId,
@@ -50,18 +59,19 @@ pub trait LogStore: Send + Sync + 'static {
     /// I/O and damage.
     async fn load(&self, group: GroupId) -> Result<LogState, StorageError>;
 
-    /// Carries out `writes` in order, at most one transaction in all, durable on return.
+    /// Carries out `writes` in order, at most one transaction in all, durable on return. A later write sees the earlier ones of
+    /// its group. No writes, and a write without parts, change nothing.
     ///
     /// # Errors
-    /// I/O; [`StorageErrorKind::Invalid`] for a write that does not fit the log (a gap, a truncation of compacted entries).
-    /// Every error is final for this store, see the contract.
+    /// I/O; [`StorageErrorKind::Invalid`] for a write that does not fit the log as [`Write`] says (a gap, a truncation of
+    /// compacted entries). Every error is final for this store, see the contract.
     async fn write(&self, writes: &[Write]) -> Result<(), StorageError>;
 
     /// Reads entries in order from the start of `range`, which lies within the log: at least one, then as many more
-    /// of the range as keep [`Entry::bytes`] in all within `max_bytes`.
+    /// of the range as keep [`Entry::bytes`] in all within `max_bytes`. The first that does not fit ends the read.
     ///
     /// # Errors
-    /// I/O and damage; [`StorageErrorKind::Invalid`] where the range is not wholly within the log.
+    /// I/O and damage; [`StorageErrorKind::Invalid`] where the range is empty, or not wholly within the log: it is never cut.
     async fn read(
         &self,
         group: GroupId,

@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(2);
 const AGAIN: Duration = Duration::from_millis(20);
 
 /// The cluster of all nodes but those of the case that needs another.
-pub(super) const CLUSTER: ClusterId = ClusterId(0x7472_616e_7370_6f72_74);
+pub(super) const CLUSTER: ClusterId = ClusterId(0x74_7261_6e73_706f_7274);
 
 /// The group of the messages that a case counts.
 pub(super) const GROUP: GroupId = GroupId(1);

@@ -27,7 +27,7 @@ struct Counted {
 }
 
 impl Counted {
-    fn new(bytes: &Bytes, alive: &Arc<AtomicUsize>) -> Bytes {
+    fn command(bytes: &Bytes, alive: &Arc<AtomicUsize>) -> Bytes {
         alive.fetch_add(1, Ordering::Relaxed);
         Bytes::from_owner(Self { bytes: bytes.clone(), alive: Arc::clone(alive) })
     }
@@ -54,7 +54,7 @@ async fn flood(bench: &Bench, a: &Node, to: Peer) -> Result<usize, super::Failur
     let alive = Arc::new(AtomicUsize::new(0));
     let (transport, from, counter) = (Arc::clone(&a.transport), a.peer(), Arc::clone(&alive));
     let calls = (1..=messages as u64).map(move |number| {
-        let (transport, bytes) = (Arc::clone(&transport), Counted::new(&bytes, &counter));
+        let (transport, bytes) = (Arc::clone(&transport), Counted::command(&bytes, &counter));
         let group = super::bench::GROUP;
         let envelope = crate::message::Envelope { group, from, to, message: append(number, bytes) };
         Box::new(move || transport.send(to.node, vec![envelope])) as Box<dyn FnOnce() + Send>

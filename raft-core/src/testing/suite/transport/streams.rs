@@ -310,11 +310,12 @@ async fn resume(bench: &Bench) -> Check {
         bench.step(format!("the receiver says where to go on: frame {next}"));
         receiver.send(bench, Bytes::copy_from_slice(&next.to_le_bytes())).await?;
         sender.expect(bench, &Bytes::copy_from_slice(&next.to_le_bytes())).await?;
-        for number in next..(next + 11).min(FRAMES) {
+        let end = (next + 11).min(FRAMES);
+        for number in next..end {
             sender.send(bench, pattern(number, 20_000)).await?;
             receiver.expect(bench, &pattern(number, 20_000)).await?;
-            next = number + 1;
         }
+        next = end;
         if next < FRAMES {
             breaks += 1;
             bench.step(if breaks % 2 == 1 {

@@ -15,6 +15,7 @@ use raft_core::transport::{
 };
 use raft_core::types::{ClusterId, Lineage, NodeId, Payload, Peer};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,13 +120,16 @@ struct State {
     stopped: bool,
 }
 
+/// A boundless queue and the task that empties it.
+type Queue = (mpsc::UnboundedSender<(NodeId, Envelope)>, AbortHandle);
+
 pub(crate) struct Faulty {
     fault: Fault,
     inner: Arc<ChannelTransport>,
     node: NodeId,
     number: u64,
     first: bool,
-    queue: Mutex<Option<(mpsc::UnboundedSender<(NodeId, Envelope)>, tokio::task::AbortHandle)>>,
+    queue: Mutex<Option<Queue>>,
     state: Mutex<State>,
     sent: AtomicUsize,
     /// How many are open.

@@ -386,7 +386,13 @@ impl Node {
 
     /// A message from this node.
     pub(super) const fn envelope(&self, to: &Self, group: GroupId, message: Message) -> Envelope {
-        Envelope { group, from: self.local.peer, to: to.local.peer, message }
+        Envelope {
+            group,
+            lineage: lineage_of(self.local.peer.node),
+            from: self.local.peer,
+            to: to.local.peer,
+            message,
+        }
     }
 
     /// The control message with this number.
@@ -415,16 +421,24 @@ pub(super) fn append(number: u64, command: Bytes) -> Message {
     Message::AppendRequest(AppendRequest { term: 1, prev, entries: vec![entry], commit: 0, round: 0 })
 }
 
-/// Bytes that are like no others: of this length, and by this number.
+/// Bytes that are like no others: of this length, and by this number. Each page of them tells its place.
 pub(super) fn pattern(number: u64, length: usize) -> Bytes {
+    const PAGE_BYTES: usize = 4 << 10;
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
+    let mut page = Vec::with_capacity(PAGE_BYTES);
+    while page.len() < PAGE_BYTES.min(length) {
         // Marsaglia's xorshift.
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
+        page.extend_from_slice(&state.to_le_bytes());
+    }
+    let mut bytes = Vec::with_capacity(length + page.len());
+    while bytes.len() < length {
+        if let Some(place) = page.first_chunk_mut() {
+            *place = (bytes.len() as u64 ^ state).to_le_bytes();
+        }
+        bytes.extend_from_slice(&page);
     }
     bytes.truncate(length);
     bytes.into()

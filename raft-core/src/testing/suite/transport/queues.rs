@@ -56,7 +56,13 @@ async fn flood(bench: &Bench, a: &Node, to: Peer) -> Result<usize, super::Failur
     let calls = (1..=messages as u64).map(move |number| {
         let (transport, bytes) = (Arc::clone(&transport), Counted::command(&bytes, &counter));
         let group = super::bench::GROUP;
-        let envelope = crate::message::Envelope { group, from, to, message: append(number, bytes) };
+        let envelope = crate::message::Envelope {
+            group,
+            lineage: super::bench::lineage_of(from.node),
+            from,
+            to,
+            message: append(number, bytes),
+        };
         Box::new(move || transport.send(to.node, vec![envelope])) as Box<dyn FnOnce() + Send>
     });
     let longest = bench.timed("sending", calls).await?;

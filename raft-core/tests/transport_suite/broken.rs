@@ -34,6 +34,8 @@ pub(crate) enum Fault {
     OneQueue,
     KeepsForStrangers,
     BlocksForStrangers,
+    /// Loses what it sends over connections that it dialed to a higher id.
+    BothOrNone,
     /// A node that starts again is ignored.
     NoSecondLife,
     NeverMoves,
@@ -203,6 +205,7 @@ impl Transport for Faulty {
         let known = state.connected.contains_key(&to);
         match self.fault {
             Fault::OneWay if !known => return,
+            Fault::BothOrNone if known && to > self.node => return,
             Fault::NeverMoves if state.moved.contains(&to) => return,
             Fault::NoSecondLife if !self.first => return,
             Fault::ConnectsAnew if std::mem::take(&mut state.lose) > 0 => return,

@@ -38,6 +38,7 @@ const FOUND_BY: &[(Fault, &[&str])] = &[
     (Fault::OneQueue, &["lanes/control_overtakes", "queues/burst", "stopping/last_words"]),
     (Fault::KeepsForStrangers, &["queues/stranger", "queues/unreachable_peer"]),
     (Fault::BlocksForStrangers, &["queues/stranger"]),
+    (Fault::BothOrNone, &["peers/both_at_once"]),
     (Fault::NoSecondLife, &["peers/restart", "peers/crash", "peers/restarts_in_a_row"]),
     (Fault::NeverMoves, &["peers/moves"]),
     (Fault::ConnectsAnew, &["peers/repeated_connect"]),

@@ -4,6 +4,7 @@ use super::bench::{Bench, Check};
 use crate::types::{Incarnation, NodeId, Peer};
 
 cases! { Peers:
+    both_at_once "Two nodes that dial each other at the same time come to be connected",
     restart "A peer that was stopped and started again is connected again",
     crash "A peer whose process ended without a word is connected again",
     wiped "A peer with a new data folder is asked about anew",
@@ -12,6 +13,22 @@ cases! { Peers:
     disconnect "disconnect closes the connection in both directions",
     reconnect "After disconnect, connect connects again",
     restarts_in_a_row "Any number of restarts ends in a working connection",
+}
+
+async fn both_at_once(bench: &Bench) -> Check {
+    let nodes = bench.start_all(5).await?;
+    for (place, a) in nodes.iter().enumerate() {
+        for b in &nodes[place + 1..] {
+            bench.connect(a, b);
+            bench.connect(b, a);
+        }
+    }
+    for a in &nodes {
+        for b in nodes.iter().filter(|b| b.id() != a.id()) {
+            bench.reach(a, b).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn restart(bench: &Bench) -> Check {

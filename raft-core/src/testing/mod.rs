@@ -4,6 +4,7 @@
 //! * [`sim`]: a simulator in which one seed decides everything: network, disks, clocks, clients and faults.
 //! * [`invariants`]: what must hold after every event; scripts and simulator check the same.
 //! * [`linearizable`]: decides whether a history of a key-value store could have come from a single copy.
+//! * [`suite`]: the contracts of the traits as cases that any implementation can be put through.
 //! * [`cluster`], [`node`], [`disk`]: the fixture below them all.
 //! * [`suite`]: what a log store must pass, case by case; it uses threads and a clock, and needs no runtime either.
 //!

@@ -14,7 +14,7 @@ use raft_core::log_store::{StorageError, StorageErrorKind};
 use raft_storage_redb::Inspector;
 
 use super::serve::LOG_FILE;
-use super::{Failure, Output};
+use super::{Failure, Output, on_one_core};
 
 /// Without a subcommand, what the log holds as a whole.
 #[derive(Debug, Args)]
@@ -51,7 +51,7 @@ pub(super) fn run(args: LogArgs, output: Output) -> Result<(), Failure> {
         (Some(LogCommand::Entries(args)), _) => entries::run(&args, output),
         (Some(LogCommand::Verify(args)), _) => verify::run(&args, output),
         (Some(LogCommand::Compact(args)), _) => compact::run(&args, output),
-        (Some(LogCommand::Repair(args)), _) => repair::run(&args, output),
+        (Some(LogCommand::Repair(args)), _) => on_one_core(repair::run(args, output)),
         (None, Some(args)) => show::run(&args, output),
         (None, None) => {
             Err(Failure::Usage("say whose log with --data DIR; see `raft-kv log --help`".to_owned()))

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use crate::types::{ClusterId, Entry, GroupId, Incarnation, Index, NodeId};
 pub use crate::write::{LogState, Write};
@@ -121,6 +122,36 @@ pub trait LogStore: Send + Sync + 'static {
         range: RangeInclusive<Index>,
         max_bytes: usize,
     ) -> Result<Vec<Entry>, StorageError>;
+}
+
+/// A store that others hold too, to read it beside the node that writes it.
+#[async_trait]
+impl<S: LogStore + ?Sized> LogStore for Arc<S> {
+    async fn claim(
+        &self,
+        cluster: ClusterId,
+        node: NodeId,
+        fresh: Incarnation,
+    ) -> Result<Claim, StorageError> {
+        (**self).claim(cluster, node, fresh).await
+    }
+
+    async fn load(&self, group: GroupId) -> Result<LogState, StorageError> {
+        (**self).load(group).await
+    }
+
+    async fn write(&self, writes: &[Write]) -> Result<(), StorageError> {
+        (**self).write(writes).await
+    }
+
+    async fn read(
+        &self,
+        group: GroupId,
+        range: RangeInclusive<Index>,
+        max_bytes: usize,
+    ) -> Result<Vec<Entry>, StorageError> {
+        (**self).read(group, range, max_bytes).await
+    }
 }
 
 /// What went wrong in a store, for the caller to decide by.

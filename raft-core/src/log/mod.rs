@@ -109,7 +109,7 @@ impl Log {
 
     /// Puts a snapshot that ends at `base` in the place of all entries. That of a restored cluster has no members yet.
     pub(crate) fn replace(&mut self, base: EntryId, membership: Membership) {
-        let known = (!membership.is_empty()).then_some((base.index, membership));
+        let known = (membership != Membership::default()).then_some((base.index, membership));
         self.outline = Outline { base, terms: Vec::new(), memberships: known.into_iter().collect() };
         self.last = base.index;
         self.tail = Tail::starting_after(self.last);

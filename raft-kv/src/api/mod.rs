@@ -1,6 +1,7 @@
 //! The HTTP interface: what goes over it, and the server. `docs/kv.md` describes it for users.
 
 mod leader;
+mod log;
 mod server;
 mod urls;
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
 use clap::Args;
-use raft_core::{LogStore, NodeOptions, Raft, RaftError};
+use raft_core::log_store::{LogStore, StorageErrorKind};
+use raft_core::{NodeOptions, Raft, RaftError};
 use raft_storage_redb::RedbLogStore;
 use raft_transport_quic::{Credentials, QuicOptions, QuicTransport};
 use serde::Serialize;
@@ -166,7 +167,15 @@ async fn start(args: &ServeArgs) -> Result<(Raft<Store>, Weak<dyn LogStore>, Tcp
     let opened = tokio::task::spawn_blocking(move || RedbLogStore::open(path)).await;
     let store = opened
         .map_err(|_| Failure::refused("opening the data folder failed: see the log above"))?
-        .map_err(|e| Failure::refused(format!("data folder {}: {e}", args.data.display())))?;
+        .map_err(|e| {
+            let more = match e.kind() {
+                StorageErrorKind::Corrupt => {
+                    "; see `raft-kv log verify --help` and `raft-kv log repair --help`"
+                }
+                _ => "",
+            };
+            Failure::refused(format!("data folder {}: {e}{more}", args.data.display()))
+        })?;
     let store = Arc::new(store);
     let log = Arc::downgrade(&store);
     let raft = Raft::start(options, store, transport, Store::default())

@@ -12,8 +12,9 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
+use raft_core::runtime::TransferStatus;
 use raft_core::types::NodeId;
-use raft_core::{Membership, Raft, RaftError};
+use raft_core::{Membership, Raft, RaftError, RaftStatus};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -22,7 +23,7 @@ use super::leader::{Call, Work};
 use super::{
     CREATE_REVISION_HEADER, DEFAULT_SCAN_LIMIT, DEFAULT_TIMEOUT_MS, DeletedBody, EntryIdBody, ErrorBody,
     ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MemberBody,
-    PageBody, StatusBody, TIMEOUT_HEADER, VERSION_HEADER, host_and_port,
+    PageBody, SnapshotsBody, StatusBody, TIMEOUT_HEADER, TransferBody, VERSION_HEADER, host_and_port,
 };
 use crate::client::{CONNECT_TIMEOUT, http};
 use crate::command::{
@@ -97,8 +98,9 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/kv/{*key}", get(read).put(write).delete(delete))
         .route("/status", get(status))
         .route("/init", post(init))
+        .route("/backup", get(super::backup::backup))
         .fallback(|| async {
-            refuse(ErrorCode::NotFound, "no such path: see /kv/{key}, /kv, /status, /init")
+            refuse(ErrorCode::NotFound, "no such path: see /kv/{key}, /kv, /status, /init, /backup")
         })
         .method_not_allowed_fallback(|| async {
             let mut response = refuse(ErrorCode::Invalid, "the path does not know this method");
@@ -197,7 +199,7 @@ impl Asked {
 }
 
 type KeyPath = Result<Path<String>, PathRejection>;
-type Options<T> = Result<UrlQuery<T>, QueryRejection>;
+pub(super) type Options<T> = Result<UrlQuery<T>, QueryRejection>;
 
 fn key_of(path: KeyPath) -> Result<String, ErrorBody> {
     let Path(key) = path.map_err(|e| ErrorBody::new(ErrorCode::Invalid, e.body_text()))?;
@@ -205,7 +207,7 @@ fn key_of(path: KeyPath) -> Result<String, ErrorBody> {
     Ok(key)
 }
 
-fn options_of<T>(options: Options<T>) -> Result<T, ErrorBody> {
+pub(super) fn options_of<T>(options: Options<T>) -> Result<T, ErrorBody> {
     options.map(|UrlQuery(options)| options).map_err(|e| ErrorBody::new(ErrorCode::Invalid, e.body_text()))
 }
 
@@ -342,12 +344,34 @@ async fn status(State(api): State<Arc<Api>>) -> Response {
         keys: summary.keys,
         revision: summary.revision,
         state_hash: format!("{:032x}", summary.hash),
+        lineage: status.lineage.to_string(),
+        snapshots: snapshots(&status),
         fatal: status.fatal.as_deref().map(str::to_owned),
     };
     json(StatusCode::OK, &body)
 }
 
 /// The configuration's nodes and their roles.
+fn snapshots(status: &RaftStatus) -> SnapshotsBody {
+    let snapshots = &status.snapshots;
+    let transfer = |to: Option<NodeId>, transfer: &TransferStatus| TransferBody {
+        to: to.map(|node| node.0),
+        index: transfer.last.index,
+        bytes: transfer.bytes,
+        size_bytes: transfer.size_bytes,
+    };
+    SnapshotsBody {
+        index: status.snapshot.index,
+        log_after: status.base.index,
+        receiving: snapshots.receiving.as_ref().map(|receiving| transfer(None, receiving)),
+        sending: snapshots.sending.iter().map(|(&to, sending)| transfer(Some(to), sending)).collect(),
+        taken: snapshots.taken,
+        sends_begun: snapshots.sends_begun,
+        receives_begun: snapshots.receives_begun,
+        last_failure: snapshots.last_failure.as_deref().map(str::to_owned),
+    }
+}
+
 pub(crate) fn members(membership: &Membership) -> Vec<MemberBody> {
     let role = |node: NodeId| match node {
         _ if membership.voters.contains(&node) => "voter",
@@ -415,7 +439,7 @@ pub(super) fn respond(body: &impl Respond) -> Response {
     body.response()
 }
 
-fn refuse(code: ErrorCode, message: impl Into<String>) -> Response {
+pub(super) fn refuse(code: ErrorCode, message: impl Into<String>) -> Response {
     respond(&ErrorBody::new(code, message))
 }
 

@@ -2,12 +2,14 @@
 
 use std::io::{self, IsTerminal, Read};
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
 use clap::Args;
+use raft_core::runtime::SnapshotPlace;
 use raft_core::{NodeOptions, Raft};
 use raft_storage_redb::RedbLogStore;
 use raft_transport_quic::{Credentials, QuicOptions, QuicTransport};
@@ -23,6 +25,9 @@ use crate::store::Store;
 
 /// The node's log within its data folder.
 pub(super) const LOG_FILE: &str = "log.redb";
+
+/// The node's snapshots within its data folder.
+pub(super) const SNAPSHOT_FOLDER: &str = "snapshots";
 
 /// How long requests under way may take to end once the node is told to stop.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -53,6 +58,12 @@ pub(super) struct ServeArgs {
     /// The address that clients reach this node at, if it is not the one listened on.
     #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     advertise_http: Option<String>,
+    /// The most of snapshots to send to other nodes, in MiB a second; if not given, as fast as it goes.
+    #[arg(long, value_name = "MIB")]
+    snapshot_rate: Option<NonZero<u64>>,
+    /// Take a snapshot and shorten the log after so many entries, beside what the bytes of the log ask for.
+    #[arg(long, value_name = "COUNT")]
+    snapshot_entries: Option<NonZero<u64>>,
     /// What to log to stderr, such as `info` or `raft_core=debug`; if not given, RUST_LOG, else `info`.
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -151,6 +162,12 @@ async fn start(args: &ServeArgs) -> Result<(Raft<Store>, TcpListener), Failure> 
     let mut quic = QuicOptions::default();
     quic.advertise.clone_from(&args.advertise);
     let mut options = NodeOptions::new(credentials.cluster(), credentials.node());
+    options.snapshots = SnapshotPlace::folder(args.data.join(SNAPSHOT_FOLDER));
+    options.snapshot_bytes_per_second = args.snapshot_rate.map(|megabytes| megabytes.get() << 20);
+    if let Some(entries) = args.snapshot_entries {
+        options.config.snapshot_entries = entries.get();
+        options.config.keep_entries = options.config.keep_entries.min(entries.get());
+    }
     options.client_address = args.advertise_http.clone().unwrap_or_else(|| http_address.to_string());
     let transport = QuicTransport::bind(&args.listen.to_string(), credentials, quic)
         .map_err(|e| Failure::refused(format!("--listen {}: {e}", args.listen)))?;

@@ -132,6 +132,14 @@ impl<M: Machine> Raft<M> {
         self.raw.bootstrap(members).await
     }
 
+    /// See [`RawRaft::transfer_leadership`].
+    ///
+    /// # Errors
+    /// See [`RawRaft::transfer_leadership`].
+    pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, RaftError> {
+        self.raw.transfer_leadership(to).await
+    }
+
     /// See [`RawRaft::snapshot`].
     ///
     /// # Errors
@@ -264,6 +272,17 @@ impl RawRaft {
         self.node.bootstrap(nodes).await
     }
 
+    /// Hands leadership to `to`, or, where none is named, to the best: a live voter that keeps up, of the highest priority.
+    /// Returns who leads, when this node knows it; at once where it is to lead itself and does. Other proposals are
+    /// refused with [`RaftError::Transferring`] for about a round trip and a write. Only the leader can do this.
+    ///
+    /// # Errors
+    /// [`RaftError::NotLeader`], and [`RaftError::Transfer`] where the node cannot lead, or did not take over within an election
+    /// timeout: this node then goes on leading.
+    pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, RaftError> {
+        self.node.transfer_leadership(to).await
+    }
+
     /// Takes a snapshot of this node's state now, whatever the policy, and returns what it covers once it is durable and the log
     /// store names it: at least what this node knew to be committed. One that covers this already will do.
     ///
@@ -295,7 +314,8 @@ impl RawRaft {
         self.node.wait_for(|status| wanted(&status.engine)).await.map(|status| status.engine)
     }
 
-    /// Ends the node in good order: takes no more calls, finishes what is on its way to disk, applies and answers what is
+    /// Ends the node in good order: hands its leadership over if it has it (within a few election timeouts; then it ends all the
+    /// same), takes no more calls, finishes what is on its way to disk, applies and answers what is
     /// committed, answers the rest with `Unknown`, stops the transport, and lets go of store and machine. Repeating it
     /// does nothing.
     pub async fn shutdown(&self) {

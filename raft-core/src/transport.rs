@@ -44,10 +44,12 @@ pub trait Inbox: Send + Sync + 'static {
 }
 
 /// One end of a stream for a snapshot: frames in both directions, in order, without loss. Dropping it before
-/// [`finish`](Self::finish) breaks the stream: the other end gets an error.
+/// [`finish`](Self::finish) breaks the stream: the other end gets an error. So does the end of the connection, at both
+/// ends. Dropping it after `finish` loses nothing of what was sent.
 #[async_trait]
 pub trait SnapshotStream: Send + 'static {
-    /// Sends a frame of 1 to [`MAX_SNAPSHOT_FRAME_BYTES`] bytes; waits while the other end is behind.
+    /// Sends a frame of 1 to [`MAX_SNAPSHOT_FRAME_BYTES`] bytes; waits while the other end is behind. Where the future is
+    /// dropped, the frame may be sent or not, and the stream may be broken.
     ///
     /// # Errors
     /// Where the stream is broken.
@@ -76,7 +78,10 @@ pub trait SnapshotStream: Send + 'static {
 /// * **[`send`](Self::send) never blocks.** Each peer has a queue that is bounded in bytes; over it, messages are dropped and
 ///   counted, older heartbeats and answers before entries.
 /// * **Authenticated**: `from` in [`Inbox::deliver`] is who it says.
+/// * **A connection serves both directions**: a node answers over it even if it was never told the other one's address.
 /// * Errors of a connection are the transport's own business: it reconnects with backoff for as long as the peer is wanted.
+///
+/// `testing::suite::transport` (features `testing` and `runtime`) puts a transport through all of it.
 #[async_trait]
 pub trait Transport: Send + Sync + 'static {
     /// Begins to listen and to deliver to `inbox`. Called once, before any other call.
@@ -94,10 +99,12 @@ pub trait Transport: Send + Sync + 'static {
     /// Wants no connection to `peer` any more: closes it in both directions.
     fn disconnect(&self, peer: NodeId);
 
-    /// Queues messages for `to`, in order. Never blocks; drops what there is no room for and what has no connection.
+    /// Queues messages for `to`, in order. Never blocks; drops what there is no room for and what has no connection. An
+    /// empty batch is nothing.
     fn send(&self, to: NodeId, batch: Vec<Envelope>);
 
-    /// Opens a stream to send a snapshot to `to`, which gets it from [`Inbox::snapshot`]. It shares the connection and must
+    /// Opens a stream to send a snapshot to `to`, which gets it from [`Inbox::snapshot`], at the latest with the first
+    /// frame. It shares the connection and must
     /// not hold up messages: those go first. Few frames are on the way at once; what more is sent waits.
     ///
     /// # Errors

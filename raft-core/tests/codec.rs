@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use raft_core::codec::{CodecError, cold, entry, versioned, wire};
 use raft_core::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
 };
 use raft_core::types::{Entry, HardState, Lineage, Outline, Payload, Peer, SnapshotMeta};
 use raft_core::{EntryId, GroupId, Incarnation, Membership, NodeId, NodeInfo};
@@ -24,8 +24,10 @@ fn envelope(message: Message) -> Envelope {
 /// As version 1 carries it.
 fn as_of_version_1(envelope: &Envelope) -> Envelope {
     let mut envelope = Envelope { lineage: Lineage::UNKNOWN, ..envelope.clone() };
-    if let Message::IdentityResponse { last, .. } = &mut envelope.message {
-        *last = EntryId::ZERO;
+    match &mut envelope.message {
+        Message::IdentityResponse { last, .. } => *last = EntryId::ZERO,
+        Message::AppendResponse(response) => response.priority = 0,
+        _ => {}
     }
     envelope
 }
@@ -61,6 +63,7 @@ fn golden_bytes_of_a_frame() {
         term: 5,
         round: 2,
         outcome: AppendOutcome::Conflict { prev: 8, hint: EntryId::new(3, 6), last: 7 },
+        priority: 9,
     };
     let envelopes = [envelope(Message::VoteRequest(vote)), envelope(Message::AppendResponse(response))];
     wire::encode_frame(1, &envelopes, &mut frame).unwrap();
@@ -68,7 +71,7 @@ fn golden_bytes_of_a_frame() {
         .to_owned()
         + "0100000000000000" + "1100000000000000" // from
         + "0200000000000000" + "2200000000000000"; // to
-    let body = |head: &str| {
+    let body = |head: &str, priority: &str| {
         head.to_owned()
             + "01"
             + "0500000000000000"
@@ -85,13 +88,14 @@ fn golden_bytes_of_a_frame() {
             + "0300000000000000"
             + "0600000000000000"
             + "0700000000000000"
+            + priority
     };
-    assert_eq!(hex(&frame[8..]), body(&head));
+    assert_eq!(hex(&frame[8..]), body(&head, ""));
     assert_eq!(frame[..4], u32::try_from(frame.len() - 8).unwrap().to_le_bytes());
     assert_eq!(decode(1, &frame).unwrap(), envelopes.each_ref().map(as_of_version_1));
     frame.clear();
     wire::encode_frame(2, &envelopes, &mut frame).unwrap();
-    assert_eq!(hex(&frame[8..]), body(&(head + "3300000000000000"))); // lineage
+    assert_eq!(hex(&frame[8..]), body(&(head + "3300000000000000"), "09")); // lineage
     assert_eq!(decode(2, &frame).unwrap(), envelopes);
 }
 
@@ -277,9 +281,11 @@ fn message() -> impl Strategy<Value = Message> {
                 Message::AppendRequest(AppendRequest { term, prev, entries, commit, round })
             }
         ),
-        (any::<u64>(), any::<u64>(), outcome).prop_map(|(term, round, outcome)| {
-            Message::AppendResponse(AppendResponse { term, round, outcome })
+        (any::<u64>(), any::<u64>(), outcome, any::<u8>()).prop_map(|(term, round, outcome, priority)| {
+            Message::AppendResponse(AppendResponse { term, round, outcome, priority })
         }),
+        (any::<u64>(), any::<u64>())
+            .prop_map(|(term, round)| Message::TimeoutNow(TimeoutNow { term, round })),
         Just(Message::IdentityRequest),
         (any::<bool>(), id()).prop_map(|(founded, last)| Message::IdentityResponse { founded, last }),
     ]

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use raft_core::codec::entry;
+use raft_core::types::{Entry, Index};
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
@@ -253,6 +255,30 @@ impl Client {
             Err(Miss::NotDone(error)) => Err(ClientError::Refused(error)),
             Err(Miss::Perhaps(message)) => Err(ClientError::refused(ErrorCode::Unavailable, message)),
         }
+    }
+
+    /// Reads committed entries of the log of the first of the nodes, from `from` up to `to`: at least one, and as many more as fit
+    /// into one answer. Each was checked against its checksum.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; never unknown. [`ErrorCode::NotFound`] where the node does not hold entry `from`, or not as
+    /// committed.
+    pub async fn log_entries(&self, from: Index, to: Index) -> Result<Vec<Entry>, ClientError> {
+        let ask = read(format!("/log/entries?from={from}&to={to}"));
+        let Some(node) = self.nodes.first() else { return Err(strange()) };
+        let mut answer = match self.attempt(&ask, node, self.timeout).await {
+            Ok(answer) if answer.status.is_success() => answer,
+            Ok(answer) => return Err(error_of(&answer, true)),
+            Err(Miss::NotDone(error)) => return Err(ClientError::Refused(error)),
+            Err(Miss::Perhaps(message)) => {
+                return Err(ClientError::refused(ErrorCode::Unavailable, message));
+            }
+        };
+        let mut entries = Vec::new();
+        while !answer.body.is_empty() {
+            entries.push(entry::decode(&mut answer.body).map_err(|_| strange())?);
+        }
+        if entries.is_empty() { Err(strange()) } else { Ok(entries) }
     }
 
     /// Has the first of the nodes found a cluster. Safe to repeat with the same members.

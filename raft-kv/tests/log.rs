@@ -171,8 +171,7 @@ async fn damage_is_named_and_mended_from_another_node() {
 
     // Nothing is given up, and nothing is changed while something is missing.
     let damaged = fs::read(&file).unwrap();
-    let elsewhere = Cluster::start(1).await;
-    let mut elsewhere = elsewhere;
+    let mut elsewhere = Cluster::start(1).await;
     elsewhere.nodes[0].kill();
     let foreign = log(&["repair", "--from-data", path(&elsewhere.nodes[0].data)], &broken);
     assert_eq!(exit_code(&foreign), 1);
@@ -194,4 +193,47 @@ async fn damage_is_named_and_mended_from_another_node() {
     assert_eq!(stdout(&cluster.run(&["get", "k17", "--timeout", "30"])), value(17));
     let statuses = cluster.settled().await;
     assert_eq!(statuses[0].keys, 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_mended_from_a_node_that_runs() {
+    let mut cluster = Cluster::start(3).await;
+    // Several answers' worth.
+    let value = |number: usize| format!("{number:03}{}", "v".repeat(400_000));
+    let nodes = cluster.addresses().join(",");
+    for number in 0..15 {
+        let put = ["put", &format!("k{number}"), "-", "--nodes", &nodes];
+        assert_eq!(exit_code(&run_with_stdin(&put, value(number).as_bytes())), 0);
+    }
+    cluster.settled().await;
+    cluster.nodes[0].kill();
+    let broken = cluster.nodes[0].data.clone();
+    let before = entries(&[], &broken);
+    let file = broken.join("log.redb");
+    let mut content = fs::read(&file).unwrap();
+    // In each value, at least once.
+    for at in (0..content.len() - 8)
+        .step_by(100_000)
+        .filter(|at| content[*at..*at + 8] == [b'v'; 8])
+        .collect::<Vec<_>>()
+    {
+        content[at] ^= 0x10;
+    }
+    fs::write(&file, content).unwrap();
+    assert_eq!(exit_code(&log(&["verify"], &broken)), 1);
+
+    let elsewhere = Cluster::start(1).await;
+    let foreign = log(&["repair", "--from-node", &elsewhere.addresses()[0]], &broken);
+    assert_eq!((exit_code(&foreign), stderr(&foreign).contains("another cluster")), (1, true));
+    let nobody = log(&["repair", "--from-node", "127.0.0.1:1"], &broken);
+    assert_eq!((exit_code(&nobody), stderr(&nobody).contains("cannot reach")), (1, true));
+    let runs = log(&["repair", "--from-data", path(&cluster.nodes[1].data)], &broken);
+    assert_eq!((exit_code(&runs), stderr(&runs).contains("already open")), (1, true), "{}", stderr(&runs));
+
+    let mended = json_of(&log(&["repair", "--json", "--from-node", &cluster.addresses()[1]], &broken));
+    assert!(mended["replaced"].as_u64() >= Some(15), "{mended}");
+    assert_eq!(entries(&[], &broken), before);
+    cluster.nodes[0].start().await;
+    let statuses = cluster.settled().await;
+    assert_eq!((statuses.len(), statuses[0].keys), (3, 15));
 }

@@ -96,6 +96,11 @@ impl Panicked {
         // One line: the message ends up in one.
         Self(text.unwrap_or_else(|| "panic".to_owned()).replace('\n', " "))
     }
+
+    /// A thread is gone, which nothing but a panic outside its jobs can cause.
+    pub(crate) fn stopped() -> Self {
+        Self("its thread has stopped".to_owned())
+    }
 }
 
 fn io_kind(error: &io::Error) -> (StorageErrorKind, &'static str) {

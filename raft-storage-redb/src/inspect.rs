@@ -286,7 +286,8 @@ impl Inspector {
         report
     }
 
-    pub(crate) fn rows_damage(&self) -> &[Damage] {
+    /// What is damaged beside the entries, which is read when the file is opened. [`verify`](Self::verify) names it too.
+    pub fn rows_damage(&self) -> &[Damage] {
         &self.damage
     }
 

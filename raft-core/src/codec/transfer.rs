@@ -145,6 +145,7 @@ pub fn decode(mut frame: Bytes) -> Result<Frame, CodecError> {
         OFFER => decode_cold(&frame).map(|offer| Frame::Offer(Box::new(offer))),
         ANSWER => decode_cold(&frame).map(Frame::Answer),
         CHUNK => {
+            // The rest of the header, and a byte.
             if frame.len() < CHUNK_HEADER_BYTES {
                 return Err(CodecError::Truncated);
             }

@@ -41,6 +41,22 @@ pub enum Event {
         /// The term that it led in.
         term: Term,
     },
+    /// A leader begins to hand its leadership over.
+    Transferring {
+        /// To this node.
+        to: NodeId,
+        /// The term that it leads in.
+        term: Term,
+        /// Why.
+        reason: TransferReason,
+    },
+    /// A leader goes on leading: the other node did not take over in time.
+    TransferFailed {
+        /// The other node.
+        to: NodeId,
+        /// The term that it leads in.
+        term: Term,
+    },
     /// A follower drops entries that differ from its leader's.
     Truncated {
         /// The first entry dropped.
@@ -152,6 +168,28 @@ impl fmt::Display for Refusal {
             Self::OutOfRange => "its term or index is beyond any real one",
             Self::BadSnapshot => "it is no snapshot of a state",
             Self::Overloaded => "too many entries wait for the disk already",
+        })
+    }
+}
+
+/// Why a leader hands its leadership over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TransferReason {
+    /// It was asked to.
+    Asked,
+    /// The other node has a higher priority.
+    Preferred,
+    /// A write of this node has not finished for an election timeout.
+    DiskStalled,
+}
+
+impl fmt::Display for TransferReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Asked => "asked to",
+            Self::Preferred => "which is preferred",
+            Self::DiskStalled => "its own disk is stalled",
         })
     }
 }

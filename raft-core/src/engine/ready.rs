@@ -147,6 +147,7 @@ impl Engine {
             self.emit_append_response();
             self.emit_vote_requests();
             self.emit_heartbeats();
+            self.emit_timeout_now();
             self.emit_appends(&mut ready);
             self.emit_send_snapshots(&mut ready);
             self.confirm_reads(&mut ready);

@@ -14,14 +14,15 @@ use tokio::time::{Instant, Sleep};
 use super::applier::{Job, Reads};
 use super::error::RaftError;
 use super::guard::guarded;
+use super::handover::{Handover, Handovers};
 use super::log_writer::{LogWriter, Submitted};
 use super::mailbox::{Bootstrap, Closed, Completion, Inputs, Mailbox, Query, Queue};
 use super::outbox::Outbox;
 use super::pending::Pending;
 use super::snapshots::{Ledger, Receiver, SnapshotReply, Transfers};
-use super::status::{Counters, StatusBoard};
-use crate::engine::{Engine, Event, Fetch, ProposeError, ReadError, ReadId, Ready, Refusal};
-use crate::log_store::{LogStore, StorageErrorKind, Write};
+use super::status::{Counters, FatalKind, StatusBoard};
+use crate::engine::{Engine, Event, Fetch, ProposeError, ReadError, ReadId, Ready, Refusal, TransferError};
+use crate::log_store::{LogStore, StorageError, StorageErrorKind, Write};
 use crate::types::{Entry, GroupId, NodeId, SnapshotMeta, Time};
 
 /// How soon the engine hears of what was applied if nothing else wakes the driver before.
@@ -70,6 +71,7 @@ pub(super) struct Parts {
 pub(super) struct Driver {
     parts: Parts,
     pending: Pending,
+    handovers: Handovers,
     rounds: BTreeMap<ReadId, Round>,
     fetches: JoinSet<()>,
     /// Writes handed in and not yet durable.
@@ -111,6 +113,7 @@ impl Driver {
             closing,
             parts,
             pending: Pending::default(),
+            handovers: Handovers::default(),
             rounds: BTreeMap::new(),
             fetches: JoinSet::new(),
             writing: 0,
@@ -173,7 +176,7 @@ impl Driver {
 
     fn deadline(&self) -> Time {
         let rounds = self.rounds.first_key_value().map(|(_, round)| round.expires);
-        [self.pending.expires(), rounds, self.parts.status.due(), self.applied_due]
+        [self.pending.expires(), rounds, self.handovers.due(), self.parts.status.due(), self.applied_due]
             .into_iter()
             .flatten()
             .fold(self.parts.engine.deadline().min(NEVER), Time::min)
@@ -196,6 +199,9 @@ impl Driver {
         }
         for bootstrap in inputs.bootstraps.drain(..) {
             self.bootstrap(bootstrap, now);
+        }
+        for handover in inputs.handovers.drain(..) {
+            self.hand_over(handover, now);
         }
         if !inputs.commands.is_empty() {
             // As many places as this time, so that they need not grow step by step.
@@ -280,6 +286,16 @@ impl Driver {
         let _gone = reply.send(result);
     }
 
+    fn hand_over(&mut self, wish: Handover, now: Time) {
+        let error = match self.parts.engine.transfer_leadership(wish.to, now) {
+            Ok(to) => return self.handovers.wait(wish, to, now),
+            Err(TransferError::NotLeader { leader }) => self.not_leader(leader),
+            Err(TransferError::Fatal) => RaftError::Fatal { reason: "the group has stopped".into() },
+            Err(error) => RaftError::Transfer(error.to_string()),
+        };
+        let _gone = wish.reply.send(Err(error));
+    }
+
     /// Proposes in pieces that the engine can take, so that an overload hits the last ones, not all.
     fn propose(
         &mut self,
@@ -322,6 +338,7 @@ impl Driver {
                 Err(ProposeError::TooLarge { bytes, limit }) => RaftError::TooLarge { bytes, limit },
                 Err(ProposeError::Empty) => return,
                 Err(ProposeError::Overloaded) => RaftError::Overloaded,
+                Err(ProposeError::Transferring { to }) => RaftError::Transferring { to },
                 Err(ProposeError::Fatal) => RaftError::Fatal { reason: "the group has stopped".into() },
             }
         };
@@ -384,6 +401,7 @@ impl Driver {
             }
         }
         self.sweep(now);
+        self.handovers.settle(&self.parts.engine, now);
         let Self { parts, refused, overloaded, expired, .. } = self;
         let Parts { status, engine, mailbox, .. } = parts;
         status.update(engine, changed, || count(refused, *overloaded, *expired, mailbox), now);
@@ -479,10 +497,10 @@ impl Driver {
                     mailbox.complete(Completion::Fetched(purpose, Vec::new()));
                 }
                 Ok(Err(error)) => {
-                    writer.fail(&error.to_string());
+                    writer.fail(&error);
                 }
                 Err(panic) => {
-                    writer.fail(&panic);
+                    writer.fail(&StorageError::new(StorageErrorKind::Failed, panic));
                 }
             }
         });
@@ -540,6 +558,14 @@ impl Driver {
         }
     }
 
+    fn fatal_kind(&self) -> FatalKind {
+        match self.parts.writer.failure() {
+            Some(kind) => FatalKind::Storage(kind),
+            None if self.parts.engine.is_broken() => FatalKind::Invariant,
+            None => FatalKind::Machine,
+        }
+    }
+
     /// Answers whoever still waits, lets go of transport, store and machine, and publishes the last status.
     async fn end(mut self, fatal: Option<Arc<str>>) {
         self.pending.abandon();
@@ -550,6 +576,7 @@ impl Driver {
         self.parts.jobs.clear();
         let now = self.now();
         let counters = count(&self.refused, self.overloaded, self.expired, &self.parts.mailbox);
+        let fatal = fatal.map(|reason| (self.fatal_kind(), reason));
         self.parts.status.publish(self.parts.engine.status(), fatal, counters, now);
         self.parts.outbox.stop().await;
         self.fetches.shutdown().await;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::error::RaftError;
+use super::handover::Handover;
 use super::snapshots::SnapshotReply;
 use crate::engine::{BootstrapError, FetchPurpose, SnapshotOutcome};
 use crate::membership::NodeInfo;
@@ -65,6 +66,7 @@ pub(crate) struct Inputs {
     pub(crate) call_bytes: usize,
     pub(crate) reads: Vec<Query>,
     pub(crate) bootstraps: Vec<Bootstrap>,
+    pub(crate) handovers: Vec<Handover>,
     pub(crate) snapshots: Vec<SnapshotReply>,
     pub(crate) messages: Vec<Envelope>,
     message_bytes: usize,
@@ -81,6 +83,7 @@ impl Inputs {
             && self.completions.is_empty()
             && self.reads.is_empty()
             && self.bootstraps.is_empty()
+            && self.handovers.is_empty()
             && self.snapshots.is_empty()
             && !self.nudged
             && !self.shutdown
@@ -166,6 +169,10 @@ impl Mailbox {
 
     pub(crate) fn bootstrap(&self, bootstrap: Bootstrap) -> Result<(), RaftError> {
         self.call(0, |inputs| inputs.bootstraps.push(bootstrap))
+    }
+
+    pub(crate) fn hand_over(&self, handover: Handover) -> Result<(), RaftError> {
+        self.call(0, |inputs| inputs.handovers.push(handover))
     }
 
     pub(crate) fn snapshot(&self, reply: SnapshotReply) -> Result<(), RaftError> {
@@ -267,6 +274,7 @@ impl Inputs {
         }
         self.commands.clear();
         self.bootstraps.clear();
+        self.handovers.clear();
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::applier::{Applier, Job, Reads};
 use super::driver::{Driver, Parts};
 use super::error::{RaftError, StartError};
+use super::handover::Handover;
 use super::log_writer::LogWriter;
 use super::mailbox::{Bootstrap, Gauge, Mailbox, Query, Queue, lock};
 use super::options::NodeOptions;
@@ -20,7 +21,7 @@ use super::snapshots::{
     Folder, Latest, Ledger, Progress, Receiver, Receiving, SnapshotFile, Taker, Transfers, blocking,
 };
 use super::status::{RaftStatus, StatusBoard};
-use crate::engine::{BootstrapError, FoundingEnd};
+use crate::engine::{BootstrapError, FoundingEnd, RoleName};
 use crate::log_store::LogStore;
 use crate::membership::NodeInfo;
 use crate::state_machine::StateMachine;
@@ -250,6 +251,12 @@ impl Node {
         Err(RaftError::Bootstrap(format!("it is founded already, with other members: {}", seen.membership)))
     }
 
+    pub(crate) async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, RaftError> {
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.hand_over(Handover { to, patience: self.patience, reply })?;
+        answer.await.unwrap_or_else(|_| Err(self.ended()))
+    }
+
     /// Waits until the status is as wanted.
     pub(crate) async fn wait_for(
         &self,
@@ -264,8 +271,20 @@ impl Node {
         }
     }
 
+    /// Lets another node lead, so that the cluster need not wait for an election timeout; and hears what becomes of the calls
+    /// that are open, which the next leader commits.
+    async fn leave(&self) {
+        if self.transfer_leadership(None).await.is_ok() {
+            let last = self.status.borrow().last.index;
+            let _ended = self.wait_for(|status| status.applied >= last).await;
+        }
+    }
+
     /// Ends the group in good order, and returns when its tasks have ended.
     pub(crate) async fn shut_down(&self) {
+        if self.status.borrow().role == RoleName::Leader {
+            let _too_late = tokio::time::timeout(self.patience, self.leave()).await;
+        }
         self.mailbox.shut_down();
         let mut status = self.status.clone();
         while status.changed().await.is_ok() {}

@@ -128,18 +128,23 @@ fn find(folder: &Folder, state: &LogState, unread: bool) -> io::Result<(Option<F
     if unread && folder.size_of(newest.last)? == Some(newest.size_bytes) {
         return Ok((Some(Found::Unread(newest.clone())), troubles));
     }
-    match folder.checked_as(newest) {
-        Ok(snapshot) => return Ok((Some(Found::Whole(snapshot)), troubles)),
-        Err(error) => troubles.push(format!("the snapshot of {}: {error}", newest.last)),
-    }
-    for last in folder.snapshots()?.into_iter().filter(|last| last.index < newest.last.index) {
-        if last.index < state.outline.base.index || term_at(state, last.index) != Some(last.term) {
-            continue;
-        }
-        match folder.checked(last) {
-            Ok(snapshot) => return Ok((Some(Found::Whole(snapshot)), troubles)),
+    let older = folder.snapshots()?.into_iter().filter(|last| {
+        last.index < newest.last.index
+            && last.index >= state.outline.base.index
+            && term_at(state, last.index) == Some(last.term)
+    });
+    let mut damaged = Vec::new();
+    for last in std::iter::once(newest.last).chain(older) {
+        let checked = if last == newest.last { folder.checked_as(newest) } else { folder.checked(last) };
+        match checked {
+            Ok(snapshot) => {
+                // Else they would count among those to fall back on.
+                damaged.into_iter().try_for_each(|last| folder.remove(last))?;
+                return Ok((Some(Found::Whole(snapshot)), troubles));
+            }
             Err(error) => troubles.push(format!("the snapshot of {last}: {error}")),
         }
+        damaged.push(last);
     }
     Ok((None, troubles))
 }

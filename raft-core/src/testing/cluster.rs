@@ -34,6 +34,15 @@ impl Cluster {
         Self::on(size, config, |_| Image::of(HardState::default(), outline.clone(), Vec::new()))
     }
 
+    /// The same, where one node has no vote.
+    pub fn with_learner(size: usize, config: &Config, learner: NodeId) -> Self {
+        let mut membership = Membership::of_voters(members(size, incarnation));
+        membership.voters.remove(&learner);
+        membership.learners.insert(learner);
+        let outline = founded_outline(membership);
+        Self::on(size, config, |_| Image::of(HardState::default(), outline.clone(), Vec::new()))
+    }
+
     /// `size` nodes with blank disks, to be bootstrapped; none runs yet.
     pub fn blank(size: usize, config: &Config) -> Self {
         Self::on(size, config, |_| Image::default())
@@ -45,6 +54,13 @@ impl Cluster {
         ids.iter().for_each(|&id| invariants.preloaded(&image(id)));
         let nodes = ids.iter().map(|&id| Node::new(id, config.clone(), image(id))).collect();
         Self { nodes, invariants, lineage: Lineage::UNKNOWN }
+    }
+
+    /// Gives the nodes priorities, in order, before they start.
+    pub fn prioritize(&mut self, priorities: &[u8]) {
+        for (node, &priority) in self.nodes.iter_mut().zip(priorities) {
+            node.prioritize(priority);
+        }
     }
 
     /// The members of a cluster of `size`, as an operator would name them for a bootstrap: by address only.
@@ -127,7 +143,7 @@ impl Cluster {
         let added = file.map(|file| self.restore(place, &file)).transpose()?;
         let node = &mut self.nodes[place];
         node.start(seed, now).map_err(|e| Broken::new("a node starts from its own disk", e.to_string()))?;
-        self.invariants.started(place, &self.nodes[place])?;
+        self.invariants.started(place, &self.nodes[place], now)?;
         Ok(added)
     }
 
@@ -212,7 +228,7 @@ impl Cluster {
         if let Some(violation) = &ready.fatal {
             return Err(Broken::new("no engine finds its own state broken", violation.to_string()));
         }
-        if let Some(view) = View::of(place, &self.nodes[place]).filter(|_| self.is_of_history(place)) {
+        if let Some(view) = View::of(place, &self.nodes[place], now).filter(|_| self.is_of_history(place)) {
             self.invariants.check(&view, &ready, &self.nodes)?;
         }
         if let Some(write) = &ready.write {

@@ -47,6 +47,7 @@ pub fn message(message: &Message) -> String {
             }
             AppendOutcome::Stale => format!("stale t{} round {}", m.term, m.round),
         },
+        Message::TimeoutNow(m) => format!("timeout-now t{} round {}", m.term, m.round),
         Message::IdentityRequest => "who are you".to_owned(),
         Message::IdentityResponse { founded: true, .. } => "identity, founded".to_owned(),
         Message::IdentityResponse { last: EntryId::ZERO, .. } => "identity, blank".to_owned(),
@@ -129,6 +130,8 @@ pub fn event(event: &Event) -> String {
         Event::Following { term, leader: None } => format!("follows nobody t{term}"),
         Event::QuorumLost { term } => format!("hears no majority, stops leading t{term}"),
         Event::DiskStalled { term } => format!("has a stalled disk, stops leading t{term}"),
+        Event::Transferring { to, term, reason } => format!("hands over to {to} t{term}: {reason}"),
+        Event::TransferFailed { to, term } => format!("goes on leading t{term}, {to} did not take over"),
         Event::Truncated { from, last } => format!("drops {from} to {last}"),
         Event::Resend { peer, from } => format!("sends again to {peer} from {from}"),
         Event::PromiseBroken { peer, matched, last } => {

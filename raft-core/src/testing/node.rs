@@ -76,6 +76,11 @@ impl Node {
         &self.config
     }
 
+    /// Gives it a priority, from its next start on.
+    pub(crate) const fn prioritize(&mut self, priority: u8) {
+        self.config.priority = priority;
+    }
+
     /// Which run of its process this is, counted from 1.
     pub const fn run(&self) -> u64 {
         self.run

@@ -2,6 +2,7 @@
 
 mod backup;
 mod leader;
+mod log;
 mod server;
 mod urls;
 

@@ -1,6 +1,6 @@
 //! The HTTP server of a node: any node takes any request.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::Router;
@@ -14,12 +14,13 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use raft_core::runtime::TransferStatus;
 use raft_core::types::NodeId;
-use raft_core::{Membership, Raft, RaftError, RaftStatus};
+use raft_core::{LogStore, Membership, Raft, RaftError, RaftStatus};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::leader::{Call, Work};
+use super::log::{self, CommittedLog};
 use super::{
     CREATE_REVISION_HEADER, DEFAULT_SCAN_LIMIT, DEFAULT_TIMEOUT_MS, DeletedBody, EntryIdBody, ErrorBody,
     ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MemberBody,
@@ -42,6 +43,7 @@ pub struct Api {
     http: reqwest::Client,
     /// Room for requests under way.
     room: Semaphore,
+    log: Option<CommittedLog>,
 }
 
 /// What a node knows of the leader.
@@ -60,7 +62,18 @@ impl Api {
     /// # Errors
     /// Where no HTTP client can be made to reach the other nodes with.
     pub fn new(raft: Raft<Store>) -> Result<Self, reqwest::Error> {
-        Ok(Self { raft, http: http(CONNECT_TIMEOUT)?, room: Semaphore::new(MAX_REQUESTS) })
+        Ok(Self { raft, http: http(CONNECT_TIMEOUT)?, room: Semaphore::new(MAX_REQUESTS), log: None })
+    }
+
+    /// Gives out committed entries of the node's log too, which other members can be repaired from.
+    #[must_use]
+    pub fn with_log(mut self, store: Weak<dyn LogStore>) -> Self {
+        self.log = Some(CommittedLog::new(store));
+        self
+    }
+
+    pub(super) fn log(&self) -> Option<&CommittedLog> {
+        self.log.as_ref()
     }
 
     pub(super) fn raft(&self) -> &Raft<Store> {
@@ -97,10 +110,14 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/kv", get(scan))
         .route("/kv/{*key}", get(read).put(write).delete(delete))
         .route("/status", get(status))
+        .route("/log/entries", get(log::entries))
         .route("/init", post(init))
         .route("/backup", get(super::backup::backup))
         .fallback(|| async {
-            refuse(ErrorCode::NotFound, "no such path: see /kv/{key}, /kv, /status, /init, /backup")
+            refuse(
+                ErrorCode::NotFound,
+                "no such path: see /kv/{key}, /kv, /status, /log/entries, /init, /backup",
+            )
         })
         .method_not_allowed_fallback(|| async {
             let mut response = refuse(ErrorCode::Invalid, "the path does not know this method");

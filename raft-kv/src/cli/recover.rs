@@ -11,7 +11,7 @@ use raft_core::types::{GroupId, Lineage, Peer};
 use raft_storage_redb::{Inspector, RedbLogStore};
 use serde::Serialize;
 
-use super::log::{damaged, log_file, refused};
+use super::log::{log_file, refuse_damaged, refused};
 use super::{Failure, Output};
 
 #[derive(Debug, Args)]
@@ -73,10 +73,7 @@ pub(super) async fn run(args: RecoverArgs, output: Output) -> Result<(), Failure
     let group = GroupId::default();
     let (owner, state) = {
         let log = Inspector::open(&file).map_err(|e| refused(&e))?;
-        let damage: Vec<String> = log.verify().damage.iter().map(ToString::to_string).collect();
-        if !damage.is_empty() {
-            return Err(damaged(&log, &damage));
-        }
+        refuse_damaged(&log, &log.verify().damage)?;
         let owner = log.owner().ok_or_else(|| failure(&OfflineError::Blank))?;
         let held = log.group(group).ok_or_else(|| failure(&OfflineError::Blank))?;
         let state = LogState {

@@ -4,13 +4,13 @@ use std::io::{self, IsTerminal, Read};
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
 use clap::Args;
 use raft_core::runtime::SnapshotPlace;
-use raft_core::{NodeOptions, Raft};
+use raft_core::{LogStore, NodeOptions, Raft};
 use raft_storage_redb::RedbLogStore;
 use raft_transport_quic::{Credentials, QuicOptions, QuicTransport};
 use serde::Serialize;
@@ -92,7 +92,7 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> 
         std::thread::Builder::new().name("follow-stdin".to_owned()).spawn(follow_stdin)?;
     }
     let mut stop = StopSignals::new()?;
-    let (raft, http) = start(&args).await?;
+    let (raft, log, http) = start(&args).await?;
     let local = raft.local();
     let http_address = http.local_addr().map_err(|e| cannot_listen("--http", &args.http, &e))?;
     if !http_address.ip().is_loopback() {
@@ -110,6 +110,7 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> 
         ready.node, ready.cluster, ready.address, ready.http
     );
     let api = Api::new(raft.clone()).map_err(|e| Failure::refused(format!("no HTTP client: {e}")))?;
+    let api = api.with_log(log);
     let (drain, drained) = tokio::sync::oneshot::channel::<()>();
     let server = axum::serve(
         http.tap_io(|stream| {
@@ -153,7 +154,7 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> 
 }
 
 /// Opens everything that can be in the way before anything is written: certificates, ports, then the data folder.
-async fn start(args: &ServeArgs) -> Result<(Raft<Store>, TcpListener), Failure> {
+async fn start(args: &ServeArgs) -> Result<(Raft<Store>, Weak<dyn LogStore>, TcpListener), Failure> {
     let credentials = Credentials::load(&args.certs).map_err(|e| {
         Failure::refused(format!("certificates in {}: {e}; see `raft-kv certs --help`", args.certs.display()))
     })?;
@@ -176,10 +177,12 @@ async fn start(args: &ServeArgs) -> Result<(Raft<Store>, TcpListener), Failure> 
     let store = opened
         .map_err(|_| Failure::refused("opening the data folder failed: see the log above"))?
         .map_err(|e| Failure::refused(format!("data folder {}: {e}", args.data.display())))?;
+    let store = Arc::new(store);
+    let log = Arc::downgrade(&store);
     let raft = Raft::start(options, store, transport, Store::default())
         .await
         .map_err(|e| Failure::refused(format!("cannot start on data folder {}: {e}", args.data.display())))?;
-    Ok((raft, http))
+    Ok((raft, log, http))
 }
 
 fn cannot_listen(flag: &str, address: &str, error: &io::Error) -> Failure {

@@ -2,15 +2,15 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use raft_core::log_store::StorageError;
+use redb::StorageBackend;
 use redb::backends::FileBackend;
-use redb::{BackendError, StorageBackend};
 
+use super::{delegate_locks, open_wrapped};
 use crate::{Options, RedbLogStore};
 
 /// How often a stalled operation looks whether it may go on.
@@ -246,7 +246,7 @@ pub fn open_with_faults(
     options: &Options,
     faults: &Faults,
 ) -> Result<RedbLogStore, StorageError> {
-    RedbLogStore::open_wrapped(path.as_ref(), options, |file| FaultBackend::new(file, faults))
+    open_wrapped(path, options, |file| FaultBackend::new(file, faults))
 }
 
 impl<B: StorageBackend> StorageBackend for FaultBackend<B> {
@@ -289,27 +289,5 @@ impl<B: StorageBackend> StorageBackend for FaultBackend<B> {
         self.inner.close()
     }
 
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.inner.try_lock_range(start, end)
-    }
-
-    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.inner.try_lock_shared_range(start, end)
-    }
-
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.lock_range(start, end)
-    }
-
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.lock_shared_range(start, end)
-    }
-
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.unlock_range(start, end)
-    }
-
-    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.inner.query_lock_range(start, end)
-    }
+    delegate_locks!();
 }

@@ -154,13 +154,15 @@ impl SnapshotFile {
         let size_bytes = file.len()?;
         let summed = size_bytes.checked_sub(4).ok_or_else(|| damaged("it is too short for a snapshot"))?;
         // First what kind of file it is: a newer version may be summed up otherwise.
-        let (header, state_at) = read_header(&mut file)?;
+        let header_bytes = read_fixed(&mut file)?;
         let checksum = checksum_of(&mut file, summed)?;
         let mut field = [0; 4];
         file.read_exact(&mut field)?;
         if checksum != u32::from_le_bytes(field) {
             return Err(damaged("its checksum does not match: it is damaged or cut short"));
         }
+        let header = read_header(&mut file, header_bytes)?;
+        let state_at = (FIXED_BYTES + header_bytes) as u64;
         let state_end = size_bytes.saturating_sub(TRAILER_BYTES);
         file.seek(SeekFrom::Start(state_end))?;
         let mut field = [0; 8];
@@ -215,8 +217,8 @@ impl SnapshotFile {
     }
 }
 
-/// The header, and where the state begins.
-fn read_header(file: &mut File) -> io::Result<(Header, u64)> {
+/// What comes before the header; the header's length.
+fn read_fixed(file: &mut File) -> io::Result<usize> {
     file.seek(SeekFrom::Start(0))?;
     let mut fixed = [0; FIXED_BYTES];
     file.read_exact(&mut fixed)?;
@@ -229,14 +231,17 @@ fn read_header(file: &mut File) -> io::Result<(Header, u64)> {
             format!("it has version {version}, and this program knows version {VERSION}: use the newer one");
         return Err(damaged(text));
     }
-    let length = u32::from_le_bytes([fixed[12], fixed[13], fixed[14], fixed[15]]) as usize;
-    if length > MAX_HEADER_BYTES {
+    Ok(u32::from_le_bytes([fixed[12], fixed[13], fixed[14], fixed[15]]) as usize)
+}
+
+fn read_header(file: &mut File, bytes: usize) -> io::Result<Header> {
+    if bytes > MAX_HEADER_BYTES {
         return Err(damaged("its header is too long"));
     }
-    let mut encoded = vec![0; length];
+    file.seek(SeekFrom::Start(FIXED_BYTES as u64))?;
+    let mut encoded = vec![0; bytes];
     file.read_exact(&mut encoded)?;
-    let header = cold::decode(&encoded).map_err(|e| damaged(format!("its header does not decode: {e}")))?;
-    Ok((header, (FIXED_BYTES + length) as u64))
+    cold::decode(&encoded).map_err(|e| damaged(format!("its header does not decode: {e}")))
 }
 
 impl SnapshotPlace {

@@ -2,13 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use super::super::mailbox::{Mailbox, lock};
 use crate::types::{EntryId, NodeId};
-
-/// How often progress makes the driver publish a status.
-const SHOW_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What is being done with snapshots on a node, and what was done since it was started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,7 +69,7 @@ impl Progress {
 
     /// Notes something that lasts until what is returned is dropped.
     pub(super) fn begin(&self, what: What, state: TransferStatus) -> Ongoing {
-        let ongoing = Ongoing { progress: self.clone(), what, state, shown: Instant::now() };
+        let ongoing = Ongoing { progress: self.clone(), what, state };
         self.note(|status| ongoing.what.set(status, Some(state)));
         ongoing
     }
@@ -105,18 +101,13 @@ pub(crate) struct Ongoing {
     progress: Progress,
     what: What,
     state: TransferStatus,
-    shown: Instant,
 }
 
 impl Ongoing {
     /// So many bytes are done.
     pub(super) fn at(&mut self, bytes: u64) {
         self.state.bytes = bytes;
-        self.what.set(&mut lock(&self.progress.status), Some(self.state));
-        if self.shown.elapsed() >= SHOW_INTERVAL {
-            self.shown = Instant::now();
-            self.progress.mailbox.nudge();
-        }
+        self.progress.note(|status| self.what.set(status, Some(self.state)));
     }
 
     /// So many bytes more were sent.

@@ -270,7 +270,7 @@ impl Receiving {
             };
             let begins_anew = first && offset == 0;
             let fits = offset.checked_add(bytes.len() as u64).is_some_and(|end| end <= size_bytes);
-            if (offset != part.bytes && !begins_anew) || !fits || bytes.is_empty() {
+            if (offset != part.bytes && !begins_anew) || !fits {
                 return Err(Broken::Refused("a chunk does not follow the one before".to_owned()));
             }
             first = false;

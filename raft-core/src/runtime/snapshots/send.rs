@@ -131,7 +131,9 @@ impl Shared {
         if self.send_chunks(&mut *stream, source, &mut ongoing).await? != checksum {
             return Err(Broken::Damaged("its checksum does not match any more".to_owned()));
         }
-        in_time(stream.finish()).await?;
+        if let Err(broken) = in_time(stream.finish()).await {
+            return Err(last_word(&mut *stream, broken).await);
+        }
         match answer(&mut *stream).await? {
             Answer::Done => Ok(()),
             Answer::Refused { reason } => Err(Broken::Refused(reason)),
@@ -157,8 +159,7 @@ impl Shared {
                 return Err(refusal(said));
             }
             if let Err(broken) = in_time(stream.send(frame)).await {
-                let said = timeout(LAST_WORD, answer(stream)).await;
-                return Err(said.map_or(broken, refusal));
+                return Err(last_word(stream, broken).await);
             }
             ongoing.sent(bytes);
             ongoing.at(source.position);
@@ -189,6 +190,11 @@ fn refusal(said: Result<Answer, Broken>) -> Broken {
         Ok(_) => Broken::Failed("the peer answered in the middle".to_owned()),
         Err(broken) => broken,
     }
+}
+
+/// A receiver that refuses ends the stream: what it said before matters more than that the stream is broken.
+async fn last_word(stream: &mut dyn SnapshotStream, broken: Broken) -> Broken {
+    timeout(LAST_WORD, answer(stream)).await.map_or(broken, refusal)
 }
 
 async fn answer(stream: &mut dyn SnapshotStream) -> Result<Answer, Broken> {

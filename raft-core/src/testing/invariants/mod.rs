@@ -10,20 +10,23 @@ mod logs;
 mod progress;
 mod promises;
 mod snapshots;
+mod transfers;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::engine::{Event, Queues, Ready, RoleName};
 use crate::membership::Membership;
 use crate::testing::disk::Image;
 use crate::testing::node::Node;
-use crate::types::{EntryId, Index, NodeId, Term};
+use crate::types::{EntryId, Index, NodeId, Term, Time};
 
 use commits::Commits;
 use elections::Elections;
 use logs::Logs;
 use progress::Progress;
 use snapshots::Snapshots;
+use transfers::Transfers;
 
 /// A property that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +66,12 @@ pub(crate) struct View<'a> {
     /// What it counts as durable on itself.
     pub(crate) durable: Index,
     pub(crate) queues: Queues,
+    /// Its clock.
+    pub(crate) now: Time,
+    /// To whom it hands over, and until when.
+    pub(crate) transfer: Option<(NodeId, Time)>,
+    /// The voters of the configuration that it works by.
+    pub(crate) voters: &'a BTreeSet<NodeId>,
     /// What is durable on its disk, before the write that it wants now.
     pub(crate) image: &'a Image,
     /// What will be durable when all earlier writes have arrived.
@@ -70,7 +79,7 @@ pub(crate) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    pub(crate) fn of(place: usize, node: &'a Node) -> Option<Self> {
+    pub(crate) fn of(place: usize, node: &'a Node, now: Time) -> Option<Self> {
         let engine = node.engine()?;
         Some(Self {
             place,
@@ -83,6 +92,9 @@ impl<'a> View<'a> {
             last: engine.last(),
             durable: engine.durable_index(),
             queues: engine.queues(),
+            now,
+            transfer: engine.transfer_until(),
+            voters: &engine.membership().voters,
             image: node.disk.image(),
             ahead: node.disk.ahead(),
         })
@@ -96,6 +108,7 @@ pub struct Invariants {
     commits: Commits,
     progress: Progress,
     snapshots: Snapshots,
+    transfers: Transfers,
 }
 
 impl Invariants {
@@ -107,6 +120,7 @@ impl Invariants {
             commits: Commits::new(size),
             progress: Progress::new(size),
             snapshots: Snapshots::default(),
+            transfers: Transfers::default(),
         }
     }
 
@@ -148,8 +162,8 @@ impl Invariants {
         self.snapshots.reached(node)
     }
 
-    pub(crate) fn started(&mut self, place: usize, node: &Node) -> Result<(), Broken> {
-        let Some(view) = View::of(place, node) else { return Ok(()) };
+    pub(crate) fn started(&mut self, place: usize, node: &Node, now: Time) -> Result<(), Broken> {
+        let Some(view) = View::of(place, node, now) else { return Ok(()) };
         self.progress.started(&view, node.applied.last.index)
     }
 
@@ -169,6 +183,7 @@ impl Invariants {
         if led {
             promises::own_count(view, &self.logs)?;
         }
+        self.transfers.check(view, nodes[view.place].config().election_timeout)?;
         bounds::check(view, nodes[view.place].config())?;
         self.commits.advanced(view, led, &self.logs, nodes)?;
         let handed = self.progress.handed_to_apply(view.place);
@@ -177,6 +192,7 @@ impl Invariants {
         for envelope in &ready.messages {
             self.elections.sent(view, envelope)?;
             self.logs.sent(view, envelope)?;
+            self.transfers.sent(view, envelope, nodes)?;
             promises::check(view, envelope, &self.logs)?;
         }
         Ok(())

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::stage::{DiskMode, Link, Stage, Traffic, Transfer};
 use crate::config::Config;
 use crate::engine::{ProposeError, ReadError, SnapshotOutcome};
-use crate::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message};
+use crate::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow};
 use crate::testing::cluster::Cluster;
 use crate::testing::disk::{Image, entries_of_terms, founded_outline};
 use crate::testing::display;
@@ -32,6 +32,7 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         "bootstrap" => bootstrap(words, stage),
         "propose" => propose(words, stage),
         "read" => read(node(words, 0)?, stage),
+        "hand_over" => hand_over(words, stage),
         "deliver" => deliver(words, stage),
         "drop" => take(words, stage).map(drop),
         "duplicate" => duplicate(words, stage),
@@ -56,6 +57,7 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         "restore" => restore(words, stage),
         "forge" => forge(words, stage),
         "tick" => tick(words, stage),
+        "heartbeats" => heartbeats(words, stage),
         "timeout" => {
             stage.timeout(node(words, 0)?)?;
             stage.pump(node(words, 0)?).map(drop)
@@ -71,13 +73,20 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
     }
 }
 
-/// `cluster 1 2 3 pre_vote=off max_append_bytes=100`: founded nodes, started. `blank` leaves the founding to `bootstrap`.
+/// `cluster 1 2 3 pre_vote=off max_append_bytes=100`: founded nodes, started. `blank` leaves the founding to `bootstrap`;
+/// `learner=3` gives that node no vote, `priorities=0,5,9` each node its own.
 fn cluster(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     let mut config = Config::default();
     let mut size = 0_usize;
     let mut blank = false;
+    let (mut priorities, mut learner) = (Vec::new(), None);
     for word in words {
-        if let Some((setting, value)) = word.split_once('=') {
+        if let Some(list) = word.strip_prefix("priorities=") {
+            let parsed: Result<_, _> = list.split(',').map(str::parse).collect();
+            priorities = parsed.map_err(|_| "priorities are numbers from 0 to 255")?;
+        } else if let Some(node) = word.strip_prefix("learner=") {
+            learner = Some(parse_node(node)?);
+        } else if let Some((setting, value)) = word.split_once('=') {
             configure(&mut config, setting, value)?;
         } else if *word == "blank" {
             blank = true;
@@ -90,7 +99,13 @@ fn cluster(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     }
     config.validate().map_err(|e| e.to_string())?;
     stage.reset();
-    stage.cluster = Some(if blank { Cluster::blank(size, &config) } else { Cluster::founded(size, &config) });
+    let mut cluster = match learner {
+        Some(learner) => Cluster::with_learner(size, &config, learner),
+        None if blank => Cluster::blank(size, &config),
+        None => Cluster::founded(size, &config),
+    };
+    cluster.prioritize(&priorities);
+    stage.cluster = Some(cluster);
     stage.quietly(|stage| stage.nodes().into_iter().try_for_each(|node| start(node, stage)))
 }
 
@@ -187,9 +202,23 @@ fn propose(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
         Err(ProposeError::TooLarge { bytes, limit }) => {
             format!("{id} refuses: {bytes} bytes, at most {limit}")
         }
+        Err(ProposeError::Transferring { to }) => format!("{id} refuses: {to} is to lead"),
         Err(other) => format!("{id} refuses: {other:?}"),
     };
     stage.print(line);
+    stage.pump(id).map(drop)
+}
+
+/// `hand_over 1 2` hands leadership to node 2, `hand_over 1` to the best.
+fn hand_over(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let id = node(words, 0)?;
+    let to = words.get(1).map(|word| parse_node(word)).transpose()?;
+    let place = stage.place(id)?;
+    let now = stage.clock(id);
+    let engine = stage.cluster()?.nodes[place].engine_mut().ok_or("the node does not run")?;
+    if let Err(refused) = engine.transfer_leadership(to, now) {
+        stage.print(format!("{id} refuses: {refused}"));
+    }
     stage.pump(id).map(drop)
 }
 
@@ -484,9 +513,10 @@ fn forge(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
         Some(&"accepted") => {
             let (matched, received) = (number("matched"), number("received").max(number("matched")));
             let outcome = AppendOutcome::Accepted { matched, received };
-            Message::AppendResponse(AppendResponse { term, round, outcome })
+            Message::AppendResponse(AppendResponse { term, round, outcome, priority: 0 })
         }
-        _ => return Err("an append, a heartbeat or an accepted is forged".to_owned()),
+        Some(&"timeout-now") => Message::TimeoutNow(TimeoutNow { term, round }),
+        _ => return Err("an append, a heartbeat, an accepted or a timeout-now is forged".to_owned()),
     };
     let (from, to) = (stage.place(from)?, stage.place(to)?);
     let nodes = &stage.cluster()?.nodes;
@@ -513,6 +543,23 @@ fn tick(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
             engine.tick(now);
         }
         stage.pump(id)?;
+    }
+    Ok(())
+}
+
+/// `heartbeats 1 10`: ten times a heartbeat interval of node 1, each with what follows from it; the others' clocks go along.
+fn heartbeats(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let id = node(words, 0)?;
+    let count: usize = words.get(1).and_then(|word| word.parse().ok()).ok_or("how many")?;
+    let place = stage.place(id)?;
+    let interval = stage.cluster()?.nodes[place].config().heartbeat_interval.as_millis().to_string();
+    for _ in 0..count {
+        tick(&[words[0], interval.as_str()], stage)?;
+        stage.settle()?;
+        for other in stage.nodes().into_iter().filter(|&other| other != id) {
+            tick(&[other.to_string().as_str(), interval.as_str()], stage)?;
+        }
+        stage.settle()?;
     }
     Ok(())
 }

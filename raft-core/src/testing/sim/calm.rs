@@ -37,6 +37,7 @@ impl World {
         self.trace.line(self.event, self.now, usize::MAX, "calm", "");
         self.start_core()?;
         self.recover()?;
+        self.preferred_leads()?;
         self.same_states()?;
         self.nothing_waits()
     }
@@ -159,6 +160,19 @@ impl World {
                 && node.applied.last == last
                 && node.disk.image().last() == last
         })
+    }
+
+    /// Where some nodes are preferred, one of them leads in the end, however often each was lost as leader before.
+    fn preferred_leads(&mut self) -> Result<(), Broken> {
+        const LONGEST_TRIAL_TIMEOUTS: u64 = 128;
+        let Some(&highest) = self.settings.priorities.iter().max() else { return Ok(()) };
+        let patience = 2 * LONGEST_TRIAL_TIMEOUTS * self.election_timeout() + 20 * self.settings.delay_max;
+        let preferred =
+            |world: &Self| world.leader().is_some_and(|leader| world.settings.priorities[leader] == highest);
+        if !self.until(patience, preferred)? || !self.until(patience, Self::is_recovered)? {
+            return Err(self.stuck("a calm cluster is led by a preferred node"));
+        }
+        Ok(())
     }
 
     /// New calls at the leader, each until it is answered.

@@ -14,6 +14,8 @@ pub struct Settings {
     pub size: usize,
     /// The settings of every engine.
     pub config: Config,
+    /// Each node's priority, in order; none where all have the same.
+    pub priorities: Vec<u8>,
     /// Whether the nodes are founded before the run; otherwise node 1 bootstraps them.
     pub founded: bool,
     /// Whether a driver asks an engine once after an input, or until it wants nothing.
@@ -96,6 +98,10 @@ pub struct NemesisWeights {
     pub ring: u64,
     /// Two halves that share one node.
     pub bridge: u64,
+    /// An operator asks for a transfer of leadership.
+    pub transfer: u64,
+    /// A disk finishes nothing for several election timeouts.
+    pub stall: u64,
     /// An operator asks a node for a snapshot.
     pub snapshot: u64,
     /// The network is whole again.
@@ -119,6 +125,11 @@ impl Settings {
         Self {
             size,
             config: draw_config(random),
+            priorities: if random.chance(400_000) {
+                (0..size).map(|_| pick(random, &[0, 1, 100, 255]) as u8).collect()
+            } else {
+                Vec::new()
+            },
             founded: random.chance(700_000),
             ask_once: random.chance(500_000),
             delay_min: delay_max / pick(random, &[1, 4, 20]),
@@ -145,6 +156,8 @@ impl Settings {
                 one_way: sometimes(random, &[2, 10]),
                 ring: sometimes(random, &[1, 4]),
                 bridge: sometimes(random, &[1, 4]),
+                transfer: sometimes(random, &[4, 20]),
+                stall: sometimes(random, &[1, 6]),
                 snapshot: 0,
                 heal: 8,
             },

@@ -11,7 +11,7 @@ use super::snapshots::{Transfer, Work};
 use super::subject::{Machines, Subject};
 use super::trace::Trace;
 use super::{Failure, Options, Report};
-use crate::engine::{Event as EngineEvent, Fetch, Ready, SnapshotOutcome};
+use crate::engine::{Event as EngineEvent, Fetch, Ready, SnapshotOutcome, TransferReason};
 use crate::message::Envelope;
 use crate::testing::cluster::Cluster;
 use crate::testing::display;
@@ -138,7 +138,7 @@ pub(super) struct Host {
     /// Everything that happens to it waits until then.
     pub(super) paused_until: u64,
     /// The disk is busy until then: writes follow each other.
-    disk_free_at: u64,
+    pub(super) disk_free_at: u64,
     /// The disk has no room until then.
     pub(super) full_until: u64,
     /// How many writes it began in all.
@@ -191,11 +191,12 @@ impl World {
             settings.config.max_uncommitted_bytes += MACHINE_COMMAND_BYTES;
         }
         let size = settings.size;
-        let cluster = if settings.founded {
+        let mut cluster = if settings.founded {
             Cluster::founded(size, &settings.config)
         } else {
             Cluster::blank(size, &settings.config)
         };
+        cluster.prioritize(&settings.priorities);
         let hosts = (0..size)
             .map(|_| Host {
                 clock: Clock {
@@ -703,6 +704,12 @@ impl World {
             EngineEvent::Following { .. } => "followings",
             EngineEvent::QuorumLost { .. } => "quorums lost",
             EngineEvent::DiskStalled { .. } => "leaders with a stalled disk",
+            EngineEvent::Transferring { reason, .. } => match reason {
+                TransferReason::Preferred => "transfers to the preferred",
+                TransferReason::DiskStalled => "transfers off a stalled disk",
+                _ => "transfers asked for",
+            },
+            EngineEvent::TransferFailed { .. } => "transfers failed",
             EngineEvent::Truncated { .. } => "truncations",
             EngineEvent::Resend { .. } => "resends",
             EngineEvent::PromiseBroken { .. } => "promises broken",

@@ -7,7 +7,7 @@ use raft_core::GroupId;
 use raft_storage_redb::Inspector;
 
 use super::body::EntryBody;
-use super::{DataArgs, Failure, Output, refused};
+use super::{DataArgs, Failure, Output, refuse_damaged, refused};
 use crate::cli::to_json;
 
 #[derive(Debug, Args)]
@@ -50,12 +50,9 @@ pub(super) fn run(args: &EntriesArgs, output: Output) -> Result<(), Failure> {
                 let line = if output.json { to_json(&body)? } else { body.text() };
                 writeln!(stdout, "{line}")?;
             }
-            Err(damage) => damaged.push(damage.to_string()),
+            Err(damage) => damaged.push(damage),
         }
     }
     stdout.flush()?;
-    match damaged.is_empty() {
-        true => Ok(()),
-        false => Err(super::damaged(&log, &damaged)),
-    }
+    refuse_damaged(&log, &damaged)
 }

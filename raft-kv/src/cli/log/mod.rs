@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use raft_core::log_store::{StorageError, StorageErrorKind};
-use raft_storage_redb::Inspector;
+use raft_storage_redb::{Damage, Inspector};
 
 use super::serve::LOG_FILE;
-use super::{Failure, Output};
+use super::{Failure, Output, on_one_core};
 
 /// Without a subcommand, what the log holds as a whole.
 #[derive(Debug, Args)]
@@ -51,7 +51,7 @@ pub(super) fn run(args: LogArgs, output: Output) -> Result<(), Failure> {
         (Some(LogCommand::Entries(args)), _) => entries::run(&args, output),
         (Some(LogCommand::Verify(args)), _) => verify::run(&args, output),
         (Some(LogCommand::Compact(args)), _) => compact::run(&args, output),
-        (Some(LogCommand::Repair(args)), _) => repair::run(&args, output),
+        (Some(LogCommand::Repair(args)), _) => on_one_core(repair::run(args, output)),
         (None, Some(args)) => show::run(&args, output),
         (None, None) => {
             Err(Failure::Usage("say whose log with --data DIR; see `raft-kv log --help`".to_owned()))
@@ -88,16 +88,16 @@ pub(super) fn refused(error: &StorageError) -> Failure {
     Failure::Refused { code, message: error.to_string() }
 }
 
-/// That something is damaged: the first of it, how much more there is, and what to do.
-pub(super) fn damaged(log: &Inspector, damage: &[String]) -> Failure {
-    let first = damage.first().map_or("", String::as_str);
+/// Where something is damaged: the first of it, how much more there is, and what to do.
+pub(super) fn refuse_damaged(log: &Inspector, damage: &[Damage]) -> Result<(), Failure> {
+    let Some(first) = damage.first() else { return Ok(()) };
     let more = match damage.len() {
-        0 | 1 => String::new(),
+        1 => String::new(),
         count => format!(" (and {} more)", count - 1),
     };
     let message = format!(
-        "log {}: {first}{more}; `raft-kv log repair --help` tells what can be mended",
+        "log {}: {first}{more}; `raft-kv log repair` takes entries from another member, and refuses where more is lost",
         log.path().display()
     );
-    Failure::Refused { code: "damaged", message }
+    Err(Failure::Refused { code: "damaged", message })
 }

@@ -7,7 +7,8 @@ use raft_storage_redb::{GroupLog, Inspector, Shutdown};
 use serde::Serialize;
 
 use super::body::{ConfigurationBody, MembershipBody, SnapshotBody, id_body};
-use super::{DataArgs, Failure, Output, refused};
+use super::verify::DamageBody;
+use super::{DataArgs, Failure, Output, refuse_damaged, refused};
 use crate::api::EntryIdBody;
 
 /// How many of the terms the text shows; JSON shows all.
@@ -23,6 +24,8 @@ struct LogBody {
     #[serde(flatten)]
     owner: Option<OwnerBody>,
     groups: Vec<GroupBody>,
+    /// What is damaged of all this; entries are not looked at.
+    damage: Vec<DamageBody>,
 }
 
 #[derive(Serialize)]
@@ -73,7 +76,7 @@ impl GroupBody {
     }
 }
 
-/// What a log holds as a whole. Reads no entries.
+/// Prints what a log holds as a whole, and is refused where some of that is damaged. Reads no entries.
 pub(super) fn run(args: &DataArgs, output: Output) -> Result<(), Failure> {
     let log = Inspector::open(args.file()?).map_err(|e| refused(&e))?;
     let body = LogBody {
@@ -92,15 +95,17 @@ pub(super) fn run(args: &DataArgs, output: Output) -> Result<(), Failure> {
             boots: owner.claim.boot,
         }),
         groups: log.groups().into_iter().map(GroupBody::new).collect(),
+        damage: log.rows_damage().iter().map(DamageBody::new).collect(),
     };
-    output.result(text(&body).trim_end(), &body)
+    output.result(text(&body).trim_end(), &body)?;
+    refuse_damaged(&log, log.rows_damage())
 }
 
 fn text(log: &LogBody) -> String {
     let mut text = String::new();
     let mut row = |name: &str, value: String| {
         // A String takes everything.
-        let _ = writeln!(text, "{name:<15} {value}");
+        let _ = writeln!(text, "{}", format!("{name:<15} {value}").trim_end());
     };
     row("file", format!("{}, {} bytes, format {}", log.file, log.size_bytes, log.format));
     row(
@@ -117,7 +122,7 @@ fn text(log: &LogBody) -> String {
         match &log.owner {
             None => "nobody yet: no node has started on it".to_owned(),
             Some(owner) => format!(
-                "node {} of cluster {}, incarnation {}, started {} times",
+                "node {} of cluster {}, incarnation {}, boot {}",
                 owner.node, owner.cluster, owner.incarnation, owner.boots
             ),
         },

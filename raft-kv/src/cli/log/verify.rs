@@ -3,7 +3,7 @@
 use raft_storage_redb::{Damage, Inspector};
 use serde::Serialize;
 
-use super::{DataArgs, Failure, Output, refused};
+use super::{DataArgs, Failure, Output, refuse_damaged, refused};
 
 #[derive(Serialize)]
 struct VerifyBody {
@@ -18,7 +18,7 @@ struct VerifyBody {
 }
 
 #[derive(Serialize)]
-struct DamageBody {
+pub(super) struct DamageBody {
     #[serde(flatten)]
     place: Place,
     /// The same in words.
@@ -35,7 +35,7 @@ enum Place {
 }
 
 impl DamageBody {
-    fn new(damage: &Damage) -> Self {
+    pub(super) fn new(damage: &Damage) -> Self {
         let place = match damage {
             Damage::Entries { group, first, last } => {
                 Place::Entries { group: group.0, first: *first, last: *last }
@@ -68,5 +68,5 @@ pub(super) fn run(args: &DataArgs, output: Output) -> Result<(), Failure> {
     }
     let found: Vec<String> = report.damage.iter().map(ToString::to_string).collect();
     output.result(&format!("{}\n{sound}", found.join("\n")), &body)?;
-    Err(super::damaged(&log, &found))
+    refuse_damaged(&log, &report.damage)
 }

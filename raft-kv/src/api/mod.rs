@@ -231,10 +231,10 @@ pub struct SnapshotsBody {
     pub log_after: u64,
     /// The one that is coming in.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub receiving: Option<TransferBody>,
+    pub receiving: Option<SnapshotProgressBody>,
     /// Those on their way to other nodes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub sending: Vec<TransferBody>,
+    pub sending: Vec<SnapshotProgressBody>,
     /// How many were taken.
     pub taken: u64,
     /// How many transfers to other nodes were begun.
@@ -248,7 +248,7 @@ pub struct SnapshotsBody {
 
 /// How far a transfer is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TransferBody {
+pub struct SnapshotProgressBody {
     /// The receiver, where it is another node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<u64>,

@@ -24,7 +24,7 @@ use super::log::{self, CommittedLog};
 use super::{
     CREATE_REVISION_HEADER, DEFAULT_SCAN_LIMIT, DEFAULT_TIMEOUT_MS, DeletedBody, EntryIdBody, ErrorBody,
     ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MemberBody,
-    PageBody, SnapshotsBody, StatusBody, TIMEOUT_HEADER, TransferBody, VERSION_HEADER, host_and_port,
+    PageBody, SnapshotProgressBody, SnapshotsBody, StatusBody, TIMEOUT_HEADER, VERSION_HEADER, host_and_port,
 };
 use crate::client::{CONNECT_TIMEOUT, http};
 use crate::command::{
@@ -371,7 +371,7 @@ async fn status(State(api): State<Arc<Api>>) -> Response {
 /// The configuration's nodes and their roles.
 fn snapshots(status: &RaftStatus) -> SnapshotsBody {
     let snapshots = &status.snapshots;
-    let transfer = |to: Option<NodeId>, transfer: &TransferStatus| TransferBody {
+    let transfer = |to: Option<NodeId>, transfer: &TransferStatus| SnapshotProgressBody {
         to: to.map(|node| node.0),
         index: transfer.last.index,
         bytes: transfer.bytes,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
 use clap::Args;
+use raft_core::log_store::StorageError;
 use raft_core::runtime::SnapshotPlace;
 use raft_core::{LogStore, NodeOptions, Raft};
 use raft_storage_redb::RedbLogStore;
@@ -64,6 +65,11 @@ pub(super) struct ServeArgs {
     /// Take a snapshot and shorten the log after so many entries, beside what the bytes of the log ask for.
     #[arg(long, value_name = "COUNT")]
     snapshot_entries: Option<NonZero<u64>>,
+    /// Before each operation on the log's disk, look into this file for the trouble to make: stall, fail, fail-sync, fail-read,
+    /// full, "full BYTES", or nothing.
+    #[cfg(feature = "fault")]
+    #[arg(long, value_name = "FILE")]
+    fault_file: Option<PathBuf>,
     /// What to log to stderr, such as `info` or `raft_core=debug`; if not given, RUST_LOG, else `info`.
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -172,8 +178,7 @@ async fn start(args: &ServeArgs) -> Result<(Raft<Store>, Weak<dyn LogStore>, Tcp
     options.client_address = args.advertise_http.clone().unwrap_or_else(|| http_address.to_string());
     let transport = QuicTransport::bind(&args.listen.to_string(), credentials, quic)
         .map_err(|e| Failure::refused(format!("--listen {}: {e}", args.listen)))?;
-    let path = args.data.join(LOG_FILE);
-    let opened = tokio::task::spawn_blocking(move || RedbLogStore::open(path)).await;
+    let opened = tokio::task::spawn_blocking(opener(args)).await;
     let store = opened
         .map_err(|_| Failure::refused("opening the data folder failed: see the log above"))?
         .map_err(|e| Failure::refused(format!("data folder {}: {e}", args.data.display())))?;
@@ -183,6 +188,23 @@ async fn start(args: &ServeArgs) -> Result<(Raft<Store>, Weak<dyn LogStore>, Tcp
         .await
         .map_err(|e| Failure::refused(format!("cannot start on data folder {}: {e}", args.data.display())))?;
     Ok((raft, log, http))
+}
+
+/// Opens the log, on a disk that can be put into trouble where that was asked for.
+fn opener(args: &ServeArgs) -> impl FnOnce() -> Result<RedbLogStore, StorageError> + Send + 'static {
+    let path = args.data.join(LOG_FILE);
+    #[cfg(feature = "fault")]
+    let fault_file = args.fault_file.clone();
+    move || {
+        #[cfg(feature = "fault")]
+        if let Some(file) = fault_file {
+            use raft_storage_redb::testing::{Faults, open_with_faults};
+
+            let options = raft_storage_redb::Options::default();
+            return open_with_faults(path, &options, &Faults::control_file(file));
+        }
+        RedbLogStore::open(path)
+    }
 }
 
 fn cannot_listen(flag: &str, address: &str, error: &io::Error) -> Failure {

@@ -557,7 +557,7 @@ async fn whoever_waits_below_an_installed_snapshot_learns_that_nobody_knows() {
             tokio::spawn(async move { node.propose(put(&format!("lost-{number}"), "v")).await })
         })
         .collect();
-    see(&cluster.nodes[&old], |status| status.last.index > status.commit).await;
+    see(&cluster.nodes[&old], |status| status.last.index == status.commit + 3).await;
     let new = within(async {
         loop {
             let new = (1..=3).find(|&id| id != old && cluster.status(id).leader.is_some_and(|l| l.0 == id));

@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 
 use crate::api::{
     CREATE_REVISION_HEADER, DeletedBody, ErrorBody, ErrorCode, InitBody, LEADER_HEADER, MAX_TIMEOUT_MS,
-    MODIFY_REVISION_HEADER, PageBody, StatusBody, TIMEOUT_HEADER, VERSION_HEADER, host_and_port,
-    percent_encode,
+    MODIFY_REVISION_HEADER, PageBody, StatusBody, TIMEOUT_HEADER, TransferBody, TransferredBody,
+    VERSION_HEADER, host_and_port, percent_encode,
 };
 use crate::command::{Expected, LimitError, Pair, Range, Revisions, check_key, check_value};
 
@@ -299,6 +299,22 @@ impl Client {
             Err(Miss::NotDone(error)) => Err(ClientError::Refused(error)),
             Err(Miss::Perhaps(message)) => Err(ClientError::Unknown(message)),
         }
+    }
+
+    /// Hands leadership to a node, or to the best where none is named; gives the node that leads then.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`ErrorCode::Conflict`] where the node cannot lead, or did not take over in time.
+    pub async fn transfer(&self, to: Option<u64>) -> Result<u64, ClientError> {
+        let body = serde_json::to_vec(&TransferBody { to }).map_err(|e| ClientError::Input(e.to_string()))?;
+        let ask = Ask {
+            method: Method::POST,
+            target: "/transfer".to_owned(),
+            body: Bytes::from(body),
+            // Where the node leads already, nothing happens.
+            repeatable: to.is_some(),
+        };
+        parse::<TransferredBody>(&self.ask(ask).await?, true).map(|body| body.leader)
     }
 
     /// Has a snapshot taken of all that was confirmed so far, or, `stale`, of what the first of the nodes has, and begins to fetch

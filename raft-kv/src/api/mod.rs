@@ -48,7 +48,7 @@ pub enum ErrorCode {
     NotFound,
     /// The key is not as the condition wants it. Nothing changed.
     Mismatch,
-    /// The cluster exists already, with other members.
+    /// It does not fit how the cluster is: it exists already with other members, or the node named cannot lead.
     Conflict,
     /// Key, value or body is above its limit.
     TooLarge,
@@ -197,6 +197,22 @@ pub struct InitBody {
     pub members: Vec<Founder>,
 }
 
+/// The body of `POST /transfer`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransferBody {
+    /// The node that is to lead; the best where none is named.
+    #[serde(default)]
+    pub to: Option<u64>,
+}
+
+/// The answer to `POST /transfer`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferredBody {
+    /// The node that leads now.
+    pub leader: u64,
+}
+
 /// A member in a [`StatusBody`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberBody {
@@ -291,6 +307,12 @@ pub struct StatusBody {
     pub revision: Revision,
     /// The hash of the node's state: equal on nodes of equal state.
     pub state_hash: String,
+    /// How much the node is wanted as leader.
+    #[serde(default)]
+    pub priority: u8,
+    /// Whom the node hands its leadership to at the moment.
+    #[serde(default)]
+    pub transferring: Option<u64>,
     /// The history of the cluster that the node belongs to; all zero before it belongs to one.
     #[serde(default)]
     pub lineage: String,
@@ -299,4 +321,7 @@ pub struct StatusBody {
     pub snapshots: SnapshotsBody,
     /// Why the node has stopped working, if it has.
     pub fatal: Option<String>,
+    /// What kind of reason that is: `disk_full`, `disk_failed`, `log_damaged`, `log_unusable`, `machine_failed`, `state_broken`.
+    #[serde(default)]
+    pub fatal_kind: Option<String>,
 }

@@ -24,7 +24,8 @@ use super::log::{self, CommittedLog};
 use super::{
     CREATE_REVISION_HEADER, DEFAULT_SCAN_LIMIT, DEFAULT_TIMEOUT_MS, DeletedBody, EntryIdBody, ErrorBody,
     ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MemberBody,
-    PageBody, SnapshotProgressBody, SnapshotsBody, StatusBody, TIMEOUT_HEADER, VERSION_HEADER, host_and_port,
+    PageBody, SnapshotProgressBody, SnapshotsBody, StatusBody, TIMEOUT_HEADER, TransferBody, TransferredBody,
+    VERSION_HEADER, host_and_port,
 };
 use crate::client::{CONNECT_TIMEOUT, http};
 use crate::command::{
@@ -115,11 +116,12 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/status", get(status))
         .route("/log/entries", get(log::entries))
         .route("/init", post(init))
+        .route("/transfer", post(transfer))
         .route("/backup", get(super::backup::backup))
         .fallback(|| async {
             refuse(
                 ErrorCode::NotFound,
-                "no such path: see /kv/{key}, /kv, /status, /log/entries, /init, /backup",
+                "no such path: see /kv/{key}, /kv, /status, /log/entries, /init, /transfer, /backup",
             )
         })
         .method_not_allowed_fallback(|| async {
@@ -364,9 +366,12 @@ async fn status(State(api): State<Arc<Api>>) -> Response {
         keys: summary.keys,
         revision: summary.revision,
         state_hash: format!("{:032x}", summary.hash),
+        priority: status.priority,
+        transferring: status.transferring.map(|node| node.0),
         lineage: status.lineage.to_string(),
         snapshots: snapshots(&status),
         fatal: status.fatal.as_deref().map(str::to_owned),
+        fatal_kind: status.fatal_kind.map(|kind| kind.as_str().to_owned()),
     };
     json(StatusCode::OK, &body)
 }
@@ -450,6 +455,30 @@ fn founding_error(error: &RaftError) -> ErrorCode {
     }
 }
 
+async fn transfer(
+    State(api): State<Arc<Api>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let asked = Asked { method, uri, headers };
+    let call = body.map_err(|e| body_error(&e)).and_then(|body| {
+        let TransferBody { to } = if body.is_empty() {
+            TransferBody::default()
+        } else {
+            serde_json::from_slice(&body).map_err(|e| {
+                ErrorBody::new(ErrorCode::Invalid, format!("the body is not as it should be: {e}"))
+            })?
+        };
+        asked.call(Work::Transfer(to.map(NodeId)), body)
+    });
+    match call {
+        Ok(call) => api.carry_out(call).await,
+        Err(error) => respond(&error),
+    }
+}
+
 /// Something that can be sent back.
 pub(super) trait Respond {
     fn response(&self) -> Response;
@@ -474,6 +503,12 @@ impl Respond for ErrorBody {
     fn response(&self) -> Response {
         let status = StatusCode::from_u16(self.error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         json(status, self)
+    }
+}
+
+impl Respond for TransferredBody {
+    fn response(&self) -> Response {
+        json(StatusCode::OK, self)
     }
 }
 

@@ -14,6 +14,7 @@ mod restore;
 mod scan;
 mod serve;
 mod status;
+mod transfer;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -69,6 +70,8 @@ enum Command {
     Scan(scan::ScanArgs),
     /// Show how the nodes are.
     Status(status::StatusArgs),
+    /// Hand leadership to another node.
+    Transfer(transfer::TransferArgs),
     /// Write the state of a running cluster into a file.
     Backup(backup::BackupArgs),
     /// Begin a new cluster's first node with the state of a backup.
@@ -166,6 +169,7 @@ fn run(args: Vec<OsString>) -> Result<(), Failure> {
         Command::Cas(args) => on_one_core(cas::run(args, output)),
         Command::Scan(args) => on_one_core(scan::run(args, output)),
         Command::Status(args) => on_one_core(status::run(args, output)),
+        Command::Transfer(args) => on_one_core(transfer::run(args, output)),
         Command::Backup(args) => on_one_core(backup::run(args, output)),
         Command::Restore(args) => on_one_core(restore::run(args, output)),
         Command::Recover(args) => on_one_core(recover::run(args, output)),

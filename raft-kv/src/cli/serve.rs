@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
 use clap::Args;
-use raft_core::log_store::StorageError;
+use raft_core::log_store::{StorageError, StorageErrorKind};
 use raft_core::runtime::SnapshotPlace;
-use raft_core::{LogStore, NodeOptions, Raft};
+use raft_core::{LogStore, NodeOptions, Raft, RaftError};
 use raft_storage_redb::RedbLogStore;
 use raft_transport_quic::{Credentials, QuicOptions, QuicTransport};
 use serde::Serialize;
@@ -59,6 +59,9 @@ pub(super) struct ServeArgs {
     /// The address that clients reach this node at, if it is not the one listened on.
     #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     advertise_http: Option<String>,
+    /// How much this node is wanted as leader, from 0 to 255: leadership goes to the node with the highest.
+    #[arg(long, value_name = "NUMBER", default_value = "0")]
+    priority: u8,
     /// The most of snapshots to send to other nodes, in MiB a second; if not given, as fast as it goes.
     #[arg(long, value_name = "MIB")]
     snapshot_rate: Option<NonZero<u64>>,
@@ -142,8 +145,11 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> 
         }
         _ = &mut server => Err(Failure::refused("the HTTP server ended by itself")),
     };
-    let _ = drain.send(());
     let stopped = async {
+        if result.is_ok() {
+            hand_over(&raft).await;
+        }
+        let _ = drain.send(());
         if result.is_ok() && tokio::time::timeout(DRAIN, &mut server).await.is_err() {
             server.abort();
         }
@@ -169,6 +175,7 @@ async fn start(args: &ServeArgs) -> Result<(Raft<Store>, Weak<dyn LogStore>, Tcp
     let mut quic = QuicOptions::default();
     quic.advertise.clone_from(&args.advertise);
     let mut options = NodeOptions::new(credentials.cluster(), credentials.node());
+    options.config.priority = args.priority;
     options.snapshots = SnapshotPlace::folder(args.data.join(SNAPSHOT_FOLDER));
     options.snapshot_bytes_per_second = args.snapshot_rate.map(|megabytes| megabytes.get() << 20);
     if let Some(entries) = args.snapshot_entries {
@@ -181,7 +188,15 @@ async fn start(args: &ServeArgs) -> Result<(Raft<Store>, Weak<dyn LogStore>, Tcp
     let opened = tokio::task::spawn_blocking(opener(args)).await;
     let store = opened
         .map_err(|_| Failure::refused("opening the data folder failed: see the log above"))?
-        .map_err(|e| Failure::refused(format!("data folder {}: {e}", args.data.display())))?;
+        .map_err(|e| {
+            let more = match e.kind() {
+                StorageErrorKind::Corrupt => {
+                    "; see `raft-kv log verify --help` and `raft-kv log repair --help`"
+                }
+                _ => "",
+            };
+            Failure::refused(format!("data folder {}: {e}{more}", args.data.display()))
+        })?;
     let store = Arc::new(store);
     let log = Arc::downgrade(&store);
     let raft = Raft::start(options, store, transport, Store::default())
@@ -224,6 +239,15 @@ fn start_log(filter: Option<&str>) -> Result<(), Failure> {
         .with_ansi(io::stderr().is_terminal())
         .try_init();
     log.map_err(|e| Failure::refused(format!("cannot log: {e}")))
+}
+
+/// Another node leads before this one refuses its clients: they wait for a round trip, not for an election.
+async fn hand_over(raft: &Raft<Store>) {
+    match raft.transfer_leadership(None).await {
+        Ok(leader) => info!("node {leader} leads now"),
+        Err(RaftError::NotLeader { .. }) => {}
+        Err(error) => warn!("{error}"),
+    }
 }
 
 /// A node that has stopped for good goes on to answer, refuses, and says why in its status.

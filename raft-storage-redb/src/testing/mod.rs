@@ -1,7 +1,8 @@
 //! Disks to test with (feature `testing`): one that gets into trouble when it is told to, for a store, a node or a process
-//! that should survive it, and one that counts.
+//! that should survive it; one that loses its power; and one that counts.
 
 mod count;
+mod crash;
 mod fault;
 
 use std::path::Path;
@@ -11,6 +12,7 @@ use redb::StorageBackend;
 use redb::backends::FileBackend;
 
 pub use count::{CountingBackend, Counts, Tally};
+pub use crash::{CrashDisk, Keep};
 pub use fault::{Fault, FaultBackend, Faults, open_with_faults};
 
 use crate::{Options, RedbLogStore};

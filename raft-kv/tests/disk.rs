@@ -7,15 +7,18 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use raft_kv::api::ErrorCode;
 use raft_kv::client::{Client, ClientError};
+use raft_kv::command::Range;
 use support::{Cluster, PATIENCE, eventually};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// A cluster whose disks each have a file that says what is wrong with them.
 async fn start() -> Cluster {
@@ -36,63 +39,78 @@ fn trouble(cluster: &Cluster, place: usize, what: &str) {
     fs::rename(&new, &file).unwrap();
 }
 
-/// Writes one key after the other until it is stopped.
+/// A new write every so often, whatever became of those before: a client who waits for a stalled node keeps nobody from
+/// asking another.
+const WRITE_EVERY: Duration = Duration::from_millis(10);
+
+/// Writes of keys of their own, until they are stopped.
 struct Load {
     stop: Arc<AtomicBool>,
-    confirmed: Arc<AtomicUsize>,
-    writer: JoinHandle<(Vec<String>, Duration)>,
+    confirmed: Arc<Mutex<Vec<(Instant, String)>>>,
+    writer: JoinHandle<()>,
 }
 
 impl Load {
     fn start(addresses: &[String]) -> Self {
-        let client = Client::new(addresses).unwrap().with_timeout(PATIENCE);
-        let (stop, confirmed) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
-        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&confirmed));
+        let (stop, confirmed) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<_>>>::default());
+        let client = Arc::new(Client::new(addresses).unwrap().with_timeout(PATIENCE));
+        let (stopped, told) = (Arc::clone(&stop), Arc::clone(&confirmed));
         let writer = tokio::spawn(async move {
-            let (mut keys, mut longest) = (Vec::new(), Duration::ZERO);
-            let mut before = Instant::now();
+            let mut writes = JoinSet::new();
             for number in 0.. {
                 if stopped.load(Ordering::Relaxed) {
                     break;
                 }
-                let key = format!("key/{number}");
-                match client.put(&key, Bytes::from(vec![b'v'; 1000])).await {
-                    Ok(_) => {
-                        longest = longest.max(before.elapsed());
-                        before = Instant::now();
-                        count.fetch_add(1, Ordering::Relaxed);
-                        keys.push(key);
+                let (client, told) = (Arc::clone(&client), Arc::clone(&told));
+                writes.spawn(async move {
+                    let key = format!("key/{number}");
+                    match client.put(&key, Bytes::from(vec![b'v'; 1000])).await {
+                        Ok(_) => told.lock().unwrap().push((Instant::now(), key)),
+                        // It may be there or not: it is not asked for.
+                        Err(ClientError::Unknown(_)) => {}
+                        Err(error) => panic!("{key}: {error}"),
                     }
-                    // It may be there or not: it is not asked for.
-                    Err(ClientError::Unknown(_)) => {}
-                    Err(error) => panic!("{key}: {error}"),
-                }
+                });
+                tokio::time::sleep(WRITE_EVERY).await;
             }
-            (keys, longest)
+            while let Some(ended) = writes.join_next().await {
+                ended.unwrap();
+            }
         });
         Self { stop, confirmed, writer }
     }
 
+    fn count(&self) -> usize {
+        self.confirmed.lock().unwrap().len()
+    }
+
     async fn goes_on(&self, more: usize) {
-        let wanted = self.confirmed.load(Ordering::Relaxed) + more;
-        eventually("writes are confirmed", async || {
-            (self.confirmed.load(Ordering::Relaxed) >= wanted).then_some(())
-        })
-        .await;
+        let wanted = self.count() + more;
+        eventually("writes are confirmed", async || (self.count() >= wanted).then_some(())).await;
     }
 
     /// All that was confirmed is there, on each node; the longest time without a confirmed write.
     async fn end(self, cluster: &Cluster) -> Duration {
         self.stop.store(true, Ordering::Relaxed);
-        let (keys, longest) = self.writer.await.unwrap();
-        cluster.settled().await;
-        for node in &cluster.nodes {
-            let client = Client::new(&[node.http.to_string()]).unwrap().with_timeout(PATIENCE);
-            for key in &keys {
-                assert!(client.get(key, true).await.unwrap().is_some(), "node {}: {key} is lost", node.id);
-            }
+        self.writer.await.unwrap();
+        let statuses = cluster.settled().await;
+        let mut confirmed = std::mem::take(&mut *self.confirmed.lock().unwrap());
+        // All nodes have the same state: what one has, each has.
+        let client = Client::new(&cluster.addresses()).unwrap().with_timeout(PATIENCE);
+        let mut range = Range { prefix: "key/".into(), limit: 1000, ..Range::default() };
+        let mut held = BTreeSet::new();
+        loop {
+            let page = client.scan(&range, false).await.unwrap();
+            held.extend(page.pairs.into_iter().map(|pair| pair.key));
+            let Some(next) = page.next else { break };
+            range.from = next;
         }
-        longest
+        assert_eq!(statuses.len(), cluster.nodes.len());
+        for (_, key) in &confirmed {
+            assert!(held.contains(key), "{key} is lost");
+        }
+        confirmed.sort_unstable();
+        confirmed.windows(2).map(|pair| pair[1].0 - pair[0].0).max().unwrap_or_default()
     }
 }
 
@@ -145,8 +163,9 @@ async fn fill_and_mend(cluster: &mut Cluster, place: usize, load: &Load) {
     load.goes_on(20).await;
     let own =
         Client::new(&[cluster.nodes[place].http.to_string()]).unwrap().with_timeout(Duration::from_secs(2));
-    let refused = own.get("key/0", false).await;
-    println!("node {}: {reason}; a read through it: {refused:?}", status.node);
+    let refused = own.get("key/0", false).await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::Failed), "{refused}");
+    println!("node {}: {reason}", status.node);
     trouble(cluster, place, "");
     cluster.nodes[place].kill();
     cluster.nodes[place].start().await;

@@ -55,6 +55,8 @@ pub(super) struct View {
     pub(super) leader: Option<String>,
     /// Whether this node belongs to a cluster.
     pub(super) founded: bool,
+    /// Why this node takes no part any more.
+    pub(super) failed: Option<Arc<str>>,
 }
 
 impl Api {
@@ -93,6 +95,7 @@ impl Api {
             leads: status.leader == Some(self.raft.local().peer.node),
             leader: leader.map(|info| info.client_address.clone()).filter(|address| !address.is_empty()),
             founded: !status.membership.is_empty(),
+            failed: status.fatal.clone(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use crate::types::{ClusterId, Entry, GroupId, Incarnation, Index, NodeId};
 pub use crate::write::{LogState, Write};
@@ -13,6 +14,49 @@ pub struct Claim {
     pub incarnation: Incarnation,
     /// How often the store was claimed, this time included: it orders the runs of a node.
     pub boot: u64,
+}
+
+/// The ends of a group's log: all that a store needs to know to tell which writes fit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogSpan {
+    /// All entries at this index and below are compacted; 0 if none is.
+    pub compacted: Index,
+    /// The last entry's index; `compacted` if no entry is held.
+    pub last: Index,
+}
+
+impl LogSpan {
+    /// The ends after `write`.
+    ///
+    /// # Errors
+    /// [`StorageErrorKind::Invalid`] where it does not fit, as [`Write`] says.
+    pub fn after(self, write: &Write) -> Result<Self, StorageError> {
+        let Self { mut compacted, mut last } = self;
+        let misfit = |what: String| {
+            let message = format!("group {}: write {} {what}; this is a bug", write.group, write.number);
+            StorageError::new(StorageErrorKind::Invalid, message)
+        };
+        if let Some(from) = write.truncate_from {
+            if from <= compacted {
+                return Err(misfit(format!("truncates from {from}, but the log begins after {compacted}")));
+            }
+            last = last.min(from - 1);
+        }
+        let follows = |last: Index, entry: &Entry| last.checked_add(1) == Some(entry.index());
+        if let (Some(mark), Some(first)) = (write.compact_to, write.entries.first())
+            && (last == compacted && mark > last && follows(mark, first))
+        {
+            last = mark;
+        }
+        for entry in &write.entries {
+            if !follows(last, entry) {
+                return Err(misfit(format!("appends entry {} after index {last}", entry.id)));
+            }
+            last = entry.index();
+        }
+        compacted = compacted.max(write.compact_to.unwrap_or(0));
+        Ok(Self { compacted, last: last.max(compacted) })
+    }
 }
 
 /// A durable log for all groups of one node.
@@ -30,7 +74,7 @@ pub struct Claim {
 ///   `write` and `claim` with [`StorageErrorKind::Failed`] until it is opened anew. Never retry a failed fsync: the system may
 ///   have dropped the pages. A read that fails, and a claim that is refused, end nothing.
 /// * **Bytes come back as they were**, or not at all: damage that is found is [`StorageErrorKind::Corrupt`].
-/// * **No judgement.** Beyond what [`Write`] asks for, a store checks nothing: hard state, outline and snapshot need not fit the
+/// * **No judgement.** Beyond what [`LogSpan::after`] finds, a store checks nothing: hard state, outline and snapshot need not fit the
 ///   entries, and terms may go anywhere. Groups have any number and share nothing. A command has up to
 ///   [`MAX_ENTRY_BYTES_LIMIT`](crate::config::MAX_ENTRY_BYTES_LIMIT) bytes.
 ///
@@ -80,6 +124,36 @@ pub trait LogStore: Send + Sync + 'static {
     ) -> Result<Vec<Entry>, StorageError>;
 }
 
+/// A store that others hold too, to read it beside the node that writes it.
+#[async_trait]
+impl<S: LogStore + ?Sized> LogStore for Arc<S> {
+    async fn claim(
+        &self,
+        cluster: ClusterId,
+        node: NodeId,
+        fresh: Incarnation,
+    ) -> Result<Claim, StorageError> {
+        (**self).claim(cluster, node, fresh).await
+    }
+
+    async fn load(&self, group: GroupId) -> Result<LogState, StorageError> {
+        (**self).load(group).await
+    }
+
+    async fn write(&self, writes: &[Write]) -> Result<(), StorageError> {
+        (**self).write(writes).await
+    }
+
+    async fn read(
+        &self,
+        group: GroupId,
+        range: RangeInclusive<Index>,
+        max_bytes: usize,
+    ) -> Result<Vec<Entry>, StorageError> {
+        (**self).read(group, range, max_bytes).await
+    }
+}
+
 /// What went wrong in a store, for the caller to decide by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -119,5 +193,25 @@ impl StorageError {
     /// What kind of error it is.
     pub const fn kind(&self) -> StorageErrorKind {
         self.kind
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{EntryId, Payload};
+
+    #[test]
+    fn there_is_no_entry_after_the_highest_index() {
+        let append = |index| {
+            let entry = Entry { id: EntryId::new(1, index), payload: Payload::Noop };
+            Write { entries: vec![entry], ..Write::default() }
+        };
+        let before = LogSpan { compacted: Index::MAX - 1, last: Index::MAX - 1 };
+        let full = LogSpan { last: Index::MAX, ..before };
+        assert_eq!(before.after(&append(Index::MAX)).expect("fits"), full);
+        for index in [0, 1, Index::MAX] {
+            assert!(full.after(&append(index)).is_err(), "{index}");
+        }
     }
 }

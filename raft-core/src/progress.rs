@@ -23,6 +23,10 @@ pub(crate) struct Progress {
     pub(crate) inflights: Inflights,
     /// When an answer last came.
     pub(crate) heard_at: Time,
+    /// Its priority, as it said.
+    pub(crate) priority: u8,
+    /// Since when it has answered and kept up at every heartbeat.
+    pub(crate) steady_since: Option<Time>,
     /// The highest round that it answered.
     pub(crate) round: u64,
     /// The leader's round when `matched` last moved: an answer of a later round knows the promise.
@@ -96,6 +100,8 @@ impl Progress {
             flow: Flow::Probe { sent: false },
             inflights: Inflights::default(),
             heard_at: now,
+            priority: 0,
+            steady_since: None,
             round: 0,
             matched_round: 0,
             told_commit: 0,

@@ -23,12 +23,7 @@ impl Random {
 
     /// A lineage of a new history.
     pub(crate) fn lineage(&mut self) -> Lineage {
-        loop {
-            let drawn = Lineage(self.next());
-            if drawn != Lineage::UNKNOWN && drawn != Lineage::UNMARKED {
-                return drawn;
-            }
-        }
+        Lineage::drawn(self.next())
     }
 
     /// A duration from `shortest` up to, not including, twice that.

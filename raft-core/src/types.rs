@@ -106,6 +106,11 @@ impl Lineage {
     /// That of every cluster founded by a version that drew none.
     pub const UNMARKED: Self = Self(1);
 
+    /// The lineage that a random number stands for.
+    pub const fn drawn(number: u64) -> Self {
+        if number > Self::UNMARKED.0 { Self(number) } else { Self(number + 2) }
+    }
+
     /// Whether both are known and differ: what the two say to each other is then of two histories.
     pub const fn contradicts(self, other: Self) -> bool {
         self.0 != Self::UNKNOWN.0 && other.0 != Self::UNKNOWN.0 && self.0 != other.0

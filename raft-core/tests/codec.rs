@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use raft_core::codec::{CodecError, cold, entry, versioned, wire};
 use raft_core::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
 };
 use raft_core::types::{Entry, HardState, Lineage, Outline, Payload, Peer, SnapshotMeta};
 use raft_core::{EntryId, GroupId, Incarnation, Membership, NodeId, NodeInfo};
@@ -22,8 +22,14 @@ fn envelope(message: Message) -> Envelope {
 }
 
 /// As version 1 carries it.
-fn without_lineage(envelope: &Envelope) -> Envelope {
-    Envelope { lineage: Lineage::UNKNOWN, ..envelope.clone() }
+fn as_of_version_1(envelope: &Envelope) -> Envelope {
+    let mut envelope = Envelope { lineage: Lineage::UNKNOWN, ..envelope.clone() };
+    match &mut envelope.message {
+        Message::IdentityResponse { last, .. } => *last = EntryId::ZERO,
+        Message::AppendResponse(response) => response.priority = 0,
+        _ => {}
+    }
+    envelope
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -57,6 +63,7 @@ fn golden_bytes_of_a_frame() {
         term: 5,
         round: 2,
         outcome: AppendOutcome::Conflict { prev: 8, hint: EntryId::new(3, 6), last: 7 },
+        priority: 9,
     };
     let envelopes = [envelope(Message::VoteRequest(vote)), envelope(Message::AppendResponse(response))];
     wire::encode_frame(1, &envelopes, &mut frame).unwrap();
@@ -64,7 +71,7 @@ fn golden_bytes_of_a_frame() {
         .to_owned()
         + "0100000000000000" + "1100000000000000" // from
         + "0200000000000000" + "2200000000000000"; // to
-    let body = |head: &str| {
+    let body = |head: &str, priority: &str| {
         head.to_owned()
             + "01"
             + "0500000000000000"
@@ -81,13 +88,14 @@ fn golden_bytes_of_a_frame() {
             + "0300000000000000"
             + "0600000000000000"
             + "0700000000000000"
+            + priority
     };
-    assert_eq!(hex(&frame[8..]), body(&head));
+    assert_eq!(hex(&frame[8..]), body(&head, ""));
     assert_eq!(frame[..4], u32::try_from(frame.len() - 8).unwrap().to_le_bytes());
-    assert_eq!(decode(1, &frame).unwrap(), envelopes.each_ref().map(without_lineage));
+    assert_eq!(decode(1, &frame).unwrap(), envelopes.each_ref().map(as_of_version_1));
     frame.clear();
     wire::encode_frame(2, &envelopes, &mut frame).unwrap();
-    assert_eq!(hex(&frame[8..]), body(&(head + "3300000000000000"))); // lineage
+    assert_eq!(hex(&frame[8..]), body(&(head + "3300000000000000"), "09")); // lineage
     assert_eq!(decode(2, &frame).unwrap(), envelopes);
 }
 
@@ -273,11 +281,13 @@ fn message() -> impl Strategy<Value = Message> {
                 Message::AppendRequest(AppendRequest { term, prev, entries, commit, round })
             }
         ),
-        (any::<u64>(), any::<u64>(), outcome).prop_map(|(term, round, outcome)| {
-            Message::AppendResponse(AppendResponse { term, round, outcome })
+        (any::<u64>(), any::<u64>(), outcome, any::<u8>()).prop_map(|(term, round, outcome, priority)| {
+            Message::AppendResponse(AppendResponse { term, round, outcome, priority })
         }),
+        (any::<u64>(), any::<u64>())
+            .prop_map(|(term, round)| Message::TimeoutNow(TimeoutNow { term, round })),
         Just(Message::IdentityRequest),
-        any::<bool>().prop_map(|founded| Message::IdentityResponse { founded }),
+        (any::<bool>(), id()).prop_map(|(founded, last)| Message::IdentityResponse { founded, last }),
     ]
 }
 
@@ -291,7 +301,7 @@ proptest! {
         for envelope in &envelopes {
             frame.clear();
             match wire::encode_frame(1, [envelope], &mut frame) {
-                Ok(()) => prop_assert_eq!(decode(1, &frame).unwrap(), [without_lineage(envelope)]),
+                Ok(()) => prop_assert_eq!(decode(1, &frame).unwrap(), [as_of_version_1(envelope)]),
                 Err(error) => prop_assert_eq!(error, CodecError::Unsupported),
             }
         }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use raft_core::engine::{EngineOptions, Fetch, Ready, RoleName};
 use raft_core::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
 };
 use raft_core::testing::disk::{Disk, Image, entries_of_terms, founded_outline};
 use raft_core::types::{Entry, HardState, Lineage, Payload, Peer, Term, Time};
@@ -178,8 +178,9 @@ enum Said {
     Accepted { term: Number, round: Number, matched: Number, received: Number },
     Conflict { term: Number, round: Number, prev: Number, hint: (Number, Number), last: Number },
     Stale { term: Number, round: Number },
+    TimeoutNow { term: Number, round: Number },
     IdentityRequest,
-    IdentityResponse(bool),
+    IdentityResponse(bool, (Number, Number)),
 }
 
 fn round() -> impl Strategy<Value = Number> {
@@ -200,8 +201,9 @@ fn said() -> impl Strategy<Value = Said> {
         2 => (term(), round(), index(), id(), index())
             .prop_map(|(term, round, prev, hint, last)| Said::Conflict { term, round, prev, hint, last }),
         1 => (term(), round()).prop_map(|(term, round)| Said::Stale { term, round }),
+        2 => (term(), round()).prop_map(|(term, round)| Said::TimeoutNow { term, round }),
         1 => Just(Said::IdentityRequest),
-        1 => any::<bool>().prop_map(Said::IdentityResponse),
+        1 => (any::<bool>(), id()).prop_map(|(founded, last)| Said::IdentityResponse(founded, last)),
     ]
 }
 
@@ -210,7 +212,12 @@ impl Said {
         let number = |number: Number| number.of(engine);
         let id = |(term, index): (Number, Number)| EntryId::new(number(term), number(index));
         let answer = |term, round, outcome| {
-            Message::AppendResponse(AppendResponse { term: number(term), round: number(round), outcome })
+            Message::AppendResponse(AppendResponse {
+                term: number(term),
+                round: number(round),
+                outcome,
+                priority: 0,
+            })
         };
         match self {
             Self::VoteRequest { term, last, pre_vote, transfer } => {
@@ -241,8 +248,11 @@ impl Said {
                 answer(term, round, AppendOutcome::Conflict { prev, hint, last })
             }
             Self::Stale { term, round } => answer(term, round, AppendOutcome::Stale),
+            Self::TimeoutNow { term, round } => {
+                Message::TimeoutNow(TimeoutNow { term: number(term), round: number(round) })
+            }
             Self::IdentityRequest => Message::IdentityRequest,
-            Self::IdentityResponse(founded) => Message::IdentityResponse { founded },
+            Self::IdentityResponse(founded, last) => Message::IdentityResponse { founded, last: id(last) },
         }
     }
 }
@@ -285,6 +295,7 @@ enum Step {
     Fetched,
     Propose(u8, usize),
     Read,
+    Transfer(Option<u64>),
     /// The process dies with so many of its writes durable, and starts again.
     Restart(u8),
 }
@@ -309,6 +320,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Fetched),
         2 => (0_u8..4, 0_usize..310).prop_map(|(count, bytes)| Step::Propose(count, bytes)),
         1 => Just(Step::Read),
+        1 => prop::option::of(0_u64..5).prop_map(Step::Transfer),
         1 => (0_u8..3).prop_map(Step::Restart),
     ]
 }
@@ -403,7 +415,8 @@ impl Bench {
             Step::Agree { from } => {
                 let (term, last) = (self.engine.term(), self.engine.last().index);
                 let outcome = AppendOutcome::Accepted { matched: last, received: last };
-                let response = Message::AppendResponse(AppendResponse { term, round: 0, outcome });
+                let response =
+                    Message::AppendResponse(AppendResponse { term, round: 0, outcome, priority: 0 });
                 self.hear(peer(from), incarnation(1), response);
             }
             Step::Overwrite { from, last } => {
@@ -438,6 +451,9 @@ impl Bench {
                 let _taken_or_refused = self.engine.propose(commands, self.now);
             }
             Step::Read => self.reads += usize::from(self.engine.read(self.now).is_ok()),
+            Step::Transfer(to) => {
+                let _begun_or_refused = self.engine.transfer_leadership(to.map(NodeId), self.now);
+            }
             Step::Restart(keep) => {
                 let keep = usize::from(keep).min(self.disk.in_flight().len());
                 self.disk.crash(keep).unwrap();

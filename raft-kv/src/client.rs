@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use raft_core::codec::entry;
+use raft_core::types::{Entry, Index};
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
 use crate::api::{
     CREATE_REVISION_HEADER, DeletedBody, ErrorBody, ErrorCode, InitBody, LEADER_HEADER, MAX_TIMEOUT_MS,
-    MODIFY_REVISION_HEADER, PageBody, StatusBody, TIMEOUT_HEADER, VERSION_HEADER, host_and_port,
-    percent_encode,
+    MODIFY_REVISION_HEADER, PageBody, StatusBody, TIMEOUT_HEADER, TransferBody, TransferredBody,
+    VERSION_HEADER, host_and_port, percent_encode,
 };
 use crate::command::{Expected, LimitError, Pair, Range, Revisions, check_key, check_value};
 
@@ -255,6 +257,30 @@ impl Client {
         }
     }
 
+    /// Reads committed entries of the log of the first of the nodes, from `from` up to `to`: at least one, and as many more as fit
+    /// into one answer. Each was checked against its checksum.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; never unknown. [`ErrorCode::NotFound`] where the node does not hold entry `from`, or not as
+    /// committed.
+    pub async fn log_entries(&self, from: Index, to: Index) -> Result<Vec<Entry>, ClientError> {
+        let ask = read(format!("/log/entries?from={from}&to={to}"));
+        let Some(node) = self.nodes.first() else { return Err(strange()) };
+        let mut answer = match self.attempt(&ask, node, self.timeout).await {
+            Ok(answer) if answer.status.is_success() => answer,
+            Ok(answer) => return Err(error_of(&answer, true)),
+            Err(Miss::NotDone(error)) => return Err(ClientError::Refused(error)),
+            Err(Miss::Perhaps(message)) => {
+                return Err(ClientError::refused(ErrorCode::Unavailable, message));
+            }
+        };
+        let mut entries = Vec::new();
+        while !answer.body.is_empty() {
+            entries.push(entry::decode(&mut answer.body).map_err(|_| strange())?);
+        }
+        if entries.is_empty() { Err(strange()) } else { Ok(entries) }
+    }
+
     /// Has the first of the nodes found a cluster. Safe to repeat with the same members.
     ///
     /// # Errors
@@ -273,6 +299,22 @@ impl Client {
             Err(Miss::NotDone(error)) => Err(ClientError::Refused(error)),
             Err(Miss::Perhaps(message)) => Err(ClientError::Unknown(message)),
         }
+    }
+
+    /// Hands leadership to a node, or to the best where none is named; gives the node that leads then.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`ErrorCode::Conflict`] where the node cannot lead, or did not take over in time.
+    pub async fn transfer(&self, to: Option<u64>) -> Result<u64, ClientError> {
+        let body = serde_json::to_vec(&TransferBody { to }).map_err(|e| ClientError::Input(e.to_string()))?;
+        let ask = Ask {
+            method: Method::POST,
+            target: "/transfer".to_owned(),
+            body: Bytes::from(body),
+            // Where the node leads already, nothing happens.
+            repeatable: to.is_some(),
+        };
+        parse::<TransferredBody>(&self.ask(ask).await?, true).map(|body| body.leader)
     }
 
     /// Asks one node after the other until one answers or the time is up.

@@ -11,6 +11,9 @@ use raft_core::log_store::{StorageError, StorageErrorKind};
 const REPLACE: &str = "set the file aside, and let this node join the cluster again as a new node, or restore the file \
      if no other member holds the log";
 
+/// What to do where others hold what is damaged.
+const REPAIR: &str = "with the node stopped, repair it from another node's log (`Repair`)";
+
 /// The store in messages: the path of its file.
 #[derive(Clone, Debug)]
 pub(crate) struct Name(Arc<str>);
@@ -27,6 +30,11 @@ impl Name {
     /// What was read is not what was written.
     pub(crate) fn damaged(&self, what: impl Display) -> StorageError {
         self.error(StorageErrorKind::Corrupt, format_args!("{what}; {REPLACE}"))
+    }
+
+    /// As [`damaged`](Self::damaged), of entries that other nodes hold.
+    pub(crate) fn repairable(&self, what: impl Display) -> StorageError {
+        self.error(StorageErrorKind::Corrupt, format_args!("{what}; {REPAIR}; or {REPLACE}"))
     }
 
     /// The system refused something to us directly.
@@ -87,6 +95,11 @@ impl Panicked {
             .or_else(|| payload.downcast_ref::<String>().cloned());
         // One line: the message ends up in one.
         Self(text.unwrap_or_else(|| "panic".to_owned()).replace('\n', " "))
+    }
+
+    /// A thread is gone, which nothing but a panic outside its jobs can cause.
+    pub(crate) fn stopped() -> Self {
+        Self("its thread has stopped".to_owned())
     }
 }
 

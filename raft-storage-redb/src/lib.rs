@@ -2,9 +2,15 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod inspect;
 mod layout;
 mod open;
+mod pages;
+mod queue;
 mod reader;
+mod repair;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod worker;
 mod writer;
 
@@ -16,9 +22,16 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use raft_core::log_store::{Claim, LogState, LogStore, StorageError, Write};
 use raft_core::types::{ClusterId, Entry, GroupId, Incarnation, Index, NodeId};
+use redb::backends::FileBackend;
 use redb::{Builder, Database, StorageBackend};
+use tokio::sync::oneshot;
 
-use error::Name;
+pub use inspect::{Compacted, Damage, Entries, GroupLog, Inspector, Owner, Report, compact};
+pub use pages::Shutdown;
+pub use repair::{Repair, Repaired};
+
+use error::{Name, Panicked};
+use queue::{Call, Queue};
 use reader::Reader;
 use worker::Worker;
 use writer::Writer;
@@ -28,13 +41,21 @@ use writer::Writer;
 #[non_exhaustive]
 pub struct Options {
     cache_bytes: usize,
+    max_commit_bytes: usize,
     two_phase_commit: bool,
+    quick_repair: bool,
     verify_on_open: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, two_phase_commit: false, verify_on_open: true }
+        Self {
+            cache_bytes: 64 << 20,
+            max_commit_bytes: 4 << 20,
+            two_phase_commit: false,
+            quick_repair: false,
+            verify_on_open: true,
+        }
     }
 }
 
@@ -44,6 +65,14 @@ impl Options {
     #[must_use]
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
         self.cache_bytes = bytes;
+        self
+    }
+
+    /// How many bytes of entries one commit takes at most, of all the calls of `write` that wait for it, so that none waits
+    /// long for its own. A single call is one commit however large it is. Default: 4 MiB.
+    #[must_use]
+    pub fn max_commit_bytes(mut self, bytes: usize) -> Self {
+        self.max_commit_bytes = bytes;
         self
     }
 
@@ -57,6 +86,17 @@ impl Options {
     #[must_use]
     pub fn two_phase_commit(mut self, on: bool) -> Self {
         self.two_phase_commit = on;
+        self
+    }
+
+    /// Whether each commit also stores which pages are in use, so that opening after a crash need not find that out by reading
+    /// the file. Default: `false`.
+    ///
+    /// It includes [`two_phase_commit`](Self::two_phase_commit), and makes commits with one entry less than half as many. It is for
+    /// logs of many gigabytes that must be back at once, together with [`verify_on_open(false)`](Self::verify_on_open).
+    #[must_use]
+    pub fn quick_repair(mut self, on: bool) -> Self {
+        self.quick_repair = on;
         self
     }
 
@@ -86,6 +126,7 @@ pub struct RedbLogStore {
     // The order matters: fields are dropped in turn, and the last of them closes the file.
     reader: Worker<Reader>,
     writer: Worker<Writer>,
+    queue: Arc<Queue>,
     name: Name,
 }
 
@@ -108,9 +149,16 @@ impl RedbLogStore {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_with(path: impl AsRef<Path>, options: &Options) -> Result<Self, StorageError> {
-        let path = path.as_ref();
+        Self::open_wrapped(path.as_ref(), options, |file| file)
+    }
+
+    fn open_wrapped<B: StorageBackend>(
+        path: &Path,
+        options: &Options,
+        wrap: impl FnOnce(FileBackend) -> B,
+    ) -> Result<Self, StorageError> {
         let name = Name::new(path.display());
-        let database = open::open_file(path, &name, options)?;
+        let database = open::open_file(path, &name, options, wrap)?;
         Self::start(database, name, options)
     }
 
@@ -128,11 +176,11 @@ impl RedbLogStore {
     fn start(database: Database, name: Name, options: &Options) -> Result<Self, StorageError> {
         let database = Arc::new(database);
         let reader = Reader { database: Arc::clone(&database), name: name.clone() };
-        let writer = Writer::new(database, name.clone(), options.two_phase_commit);
+        let writer = Writer::new(database, name.clone(), options);
         let io = |e| name.io("start a thread", &e);
         let reader = Worker::start("raft-log-reader", reader).map_err(io)?;
         let writer = Worker::start("raft-log-writer", writer).map_err(io)?;
-        Ok(Self { reader, writer, name })
+        Ok(Self { reader, writer, queue: Arc::default(), name })
     }
 }
 
@@ -160,10 +208,14 @@ impl LogStore for RedbLogStore {
     }
 
     async fn write(&self, writes: &[Write]) -> Result<(), StorageError> {
+        let (reply, done) = oneshot::channel();
         // Commands are shared, not copied.
-        let writes = writes.to_vec();
-        let written = self.writer.run(move |writer| writer.write(&writes)).await;
-        written.unwrap_or_else(|panic| Err(self.name.panicked("write", &panic)))
+        self.queue.push(Call { writes: writes.to_vec(), reply });
+        let queue = Arc::clone(&self.queue);
+        // One job a call, and each job takes what waits: so the last job finds all calls done, at the latest.
+        let told = self.writer.give(move |writer| writer.write_waiting(&queue));
+        let stopped = || Err(self.name.panicked("write", &Panicked::stopped()));
+        if told { done.await.unwrap_or_else(|_| stopped()) } else { stopped() }
     }
 
     async fn read(

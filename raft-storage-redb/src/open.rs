@@ -1,38 +1,59 @@
 //! Opening and creating the file.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use raft_core::log_store::{StorageError, StorageErrorKind};
+use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, Durability, ReadableDatabase, StorageBackend};
 
 use crate::Options;
 use crate::error::{Name, Panicked};
+use crate::inspect::explain;
 use crate::layout::{FORMAT, GROUPS, LOG, STORE, STORE_FORMAT, decode_format, encode_format};
+use crate::pages::MAGIC;
 
 const DOING: &str = "open";
-/// What every redb file begins with.
-const REDB_MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
 
-/// Opens the log at `path`; creates it, and the folders above it, if it is not there.
-pub(crate) fn open_file(path: &Path, name: &Name, options: &Options) -> Result<Database, StorageError> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+/// Opens the log at `path`, its file as `wrap` presents it; creates it, and the folders above it, if it is not there.
+pub(crate) fn open_file<B: StorageBackend>(
+    path: &Path,
+    name: &Name,
+    options: &Options,
+    wrap: impl FnOnce(FileBackend) -> B,
+) -> Result<Database, StorageError> {
+    let folder = folder_of(path);
     create_folder(folder).map_err(|e| name.io("create its folder", &e))?;
     if !path.try_exists().map_err(|e| name.io(DOING, &e))? {
-        create_file(path, name, options)?;
+        create_file(path, name)?;
     }
     check_magic(path, name)?;
-    let database = open_with(name, || options.builder().create(path))?;
+    let file = OpenOptions::new().read(true).write(true).open(path).map_err(|e| name.io(DOING, &e))?;
+    let backend = FileBackend::new(file).map_err(|e| name.redb(DOING, e))?;
+    let opened = open_with(name, || options.builder().create_with_backend(wrap(backend)));
+    let database = opened.map_err(|error| match error.kind() {
+        StorageErrorKind::Corrupt => explain(path, name, error),
+        _ => error,
+    })?;
     prepare(&database, name)?;
     // Also where the file was there: the run that created it may not have come this far.
     sync_folder(folder).map_err(|e| name.io("sync its folder", &e))?;
     Ok(database)
+}
+
+/// Makes the file of a log as small as its content allows.
+pub(crate) fn compact_file(path: &Path, name: &Name, options: &Options) -> Result<(), StorageError> {
+    check_magic(path, name)?;
+    let mut database = open_with(name, || options.builder().open(path))?;
+    prepare(&database, name)?;
+    let compacted = catch_unwind(AssertUnwindSafe(|| database.compact()));
+    compacted
+        .map_err(|payload| name.panicked("compact", &Panicked::new(&*payload)))?
+        .map_err(|e| name.redb("compact", e))?;
+    database.close().map_err(|e| name.redb("compact", e))
 }
 
 /// Opens the log that `backend` holds, or begins one in it if it is empty.
@@ -58,14 +79,11 @@ fn open_with(
 
 /// Creates the file under another name and moves it into place once it is whole, so that a crash in between leaves no half
 /// of one; never over a file that another process has put there meanwhile.
-fn create_file(path: &Path, name: &Name, options: &Options) -> Result<(), StorageError> {
+fn create_file(path: &Path, name: &Name) -> Result<(), StorageError> {
     let mut fresh = OsString::from(path);
     fresh.push(format!(".new-{}", std::process::id()));
     let fresh = PathBuf::from(fresh);
-    // A crashed process of the same id may have left one.
-    remove_if_there(&fresh).map_err(|e| name.io("create", &e))?;
-    let database = open_with(name, || options.builder().create(&fresh))?;
-    prepare(&database, name)?;
+    let database = create_scratch(&fresh, name)?;
     database.close().map_err(|e| name.redb("create", e))?;
     match fs::hard_link(&fresh, path) {
         Ok(()) => {}
@@ -74,6 +92,14 @@ fn create_file(path: &Path, name: &Name, options: &Options) -> Result<(), Storag
         Err(_) => fs::rename(&fresh, path).map_err(|e| name.io("create", &e))?,
     }
     remove_if_there(&fresh).map_err(|e| name.io("create", &e))
+}
+
+/// An empty log under a name of this process's own, where a crashed one of the same id may have left a file.
+pub(crate) fn create_scratch(path: &Path, name: &Name) -> Result<Database, StorageError> {
+    remove_if_there(path).map_err(|e| name.io("create", &e))?;
+    let database = open_with(name, || Options::default().builder().create(path))?;
+    prepare(&database, name)?;
+    Ok(database)
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
@@ -87,8 +113,8 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 fn check_magic(path: &Path, name: &Name) -> Result<(), StorageError> {
     let mut start = Vec::new();
     let file = File::open(path).map_err(|e| name.io(DOING, &e))?;
-    file.take(REDB_MAGIC.len() as u64).read_to_end(&mut start).map_err(|e| name.io(DOING, &e))?;
-    if start.is_empty() || start == REDB_MAGIC {
+    file.take(MAGIC.len() as u64).read_to_end(&mut start).map_err(|e| name.io(DOING, &e))?;
+    if start.is_empty() || start == MAGIC {
         return Ok(());
     }
     Err(not_a_log(name, "not a redb file"))
@@ -123,14 +149,15 @@ fn prepare(database: &Database, name: &Name) -> Result<(), StorageError> {
         Some(row) if row.is_empty() => Err(not_a_log(name, "a redb file of something else")),
         Some(row) => match decode_format(&row).map_err(damaged)? {
             FORMAT => Ok(()),
-            other => Err(name.error(
-                StorageErrorKind::Format,
-                format_args!(
-                    "of format {other}, this version knows format {FORMAT}; use the version that wrote it"
-                ),
-            )),
+            other => Err(unknown_format(name, other)),
         },
     }
+}
+
+pub(crate) fn unknown_format(name: &Name, format: u32) -> StorageError {
+    let what =
+        format_args!("of format {format}, this version knows format {FORMAT}; use the version that wrote it");
+    name.error(StorageErrorKind::Format, what)
 }
 
 fn begin_log(database: &Database) -> Result<(), redb::Error> {
@@ -145,15 +172,24 @@ fn begin_log(database: &Database) -> Result<(), redb::Error> {
     Ok(())
 }
 
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes the names in a file's folder durable.
+pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
+    sync_folder(folder_of(path))
+}
+
 /// Creates a folder and those above it, each durably: a folder is lost in a crash unless the one above it was synced.
 fn create_folder(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
-    let above = match folder.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let above = folder_of(folder);
     create_folder(above)?;
     match fs::create_dir(folder) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists || !folder.is_dir() => Err(e),

@@ -136,10 +136,10 @@ impl Reader {
     }
 
     fn missing(&self, group: GroupId, index: Index) -> StorageError {
-        self.name.damaged(format_args!("group {group}: entry {index} is missing"))
+        self.name.repairable(format_args!("group {group}: entry {index} is missing"))
     }
 }
 
 pub(crate) fn damaged_entry(name: &Name, group: GroupId, index: Index, error: CodecError) -> StorageError {
-    name.damaged(format_args!("group {group}: entry {index} is damaged ({error})"))
+    name.repairable(format_args!("group {group}: entry {index} is damaged ({error})"))
 }

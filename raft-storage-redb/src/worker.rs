@@ -23,10 +23,16 @@ impl<S: Send + 'static> Worker<S> {
         let (jobs, given) = channel::<Job<S>>();
         let thread = Builder::new().name(name.to_owned()).spawn(move || {
             while let Ok(job) = given.recv() {
-                job(&mut state);
+                // A panic has ended the job; whoever waits for it finds out by its reply's end.
+                let _ = catch_unwind(AssertUnwindSafe(|| job(&mut state)));
             }
         })?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    /// Gives the thread something to do; `false` if it is gone. A panic in it is caught.
+    pub(crate) fn give(&self, work: impl FnOnce(&mut S) + Send + 'static) -> bool {
+        self.jobs.as_ref().is_some_and(|jobs| jobs.send(Box::new(work)).is_ok())
     }
 
     /// Does `work` on the thread, also if the future is dropped. A panic in it is caught.
@@ -35,15 +41,12 @@ impl<S: Send + 'static> Worker<S> {
         work: impl FnOnce(&mut S) -> T + Send + 'static,
     ) -> Result<T, Panicked> {
         let (reply, done) = oneshot::channel();
-        let job: Job<S> = Box::new(move |state| {
+        let given = self.give(move |state| {
             let outcome = catch_unwind(AssertUnwindSafe(|| work(state)));
             // Nobody waits any more where this fails.
             let _ = reply.send(outcome.map_err(|payload| Panicked::new(&*payload)));
         });
-        let stopped = || Panicked::new(&"its thread has stopped");
-        let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
-        jobs.send(job).map_err(|_| stopped())?;
-        done.await.unwrap_or_else(|_| Err(stopped()))
+        if given { done.await.unwrap_or_else(|_| Err(Panicked::stopped())) } else { Err(Panicked::stopped()) }
     }
 }
 

@@ -1,32 +1,38 @@
 //! What is written: one transaction, one fsync, for the writes of all groups.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use raft_core::codec::entry;
 use raft_core::codec::versioned::{self, Versioned};
 use raft_core::log_store::{Claim, StorageError, StorageErrorKind, Write};
-use raft_core::types::{ClusterId, GroupId, Incarnation, Index, NodeId};
+use raft_core::types::{ClusterId, Entry, GroupId, Incarnation, Index, NodeId};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, Table, WriteTransaction};
 
-use crate::error::Name;
+use crate::Options;
+use crate::error::{Name, Panicked};
 use crate::layout::{
     GROUP_OUTLINE, GROUP_SNAPSHOT, GROUP_STATE, GROUPS, GroupState, Identity, LOG, STORE, STORE_IDENTITY,
     cut_rows, group_key, prefix_bytes, seal,
 };
+use crate::queue::Queue;
 use crate::reader::{Reader, damaged_entry};
 
 const DOING: &str = "write";
 /// A buffer that one huge write has grown beyond this is given back.
 const KEPT_BUFFER_BYTES: usize = 1 << 20;
 
-type LogTable<'txn> = Table<'txn, (u64, u64), &'static [u8]>;
+pub(crate) type LogTable<'txn> = Table<'txn, (u64, u64), &'static [u8]>;
 type GroupsTable<'txn> = Table<'txn, (u64, u8), &'static [u8]>;
+
+/// A group's state before a write and after it.
+type Change = (GroupState, GroupState);
 
 pub(crate) struct Writer {
     database: Arc<Database>,
     name: Name,
-    two_phase_commit: bool,
+    options: Options,
     /// Reads what `groups` does not know yet.
     reader: Reader,
     /// What is durable of each group that was written to, so that a write reads nothing.
@@ -37,12 +43,12 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(database: Arc<Database>, name: Name, two_phase_commit: bool) -> Self {
+    pub(crate) fn new(database: Arc<Database>, name: Name, options: &Options) -> Self {
         let reader = Reader { database: Arc::clone(&database), name: name.clone() };
         Self {
             database,
             name,
-            two_phase_commit,
+            options: options.clone(),
             reader,
             groups: HashMap::new(),
             buffer: Vec::new(),
@@ -50,9 +56,20 @@ impl Writer {
         }
     }
 
-    /// Carries out `writes` in one durable transaction. Any error is final.
-    pub(crate) fn write(&mut self, writes: &[Write]) -> Result<(), StorageError> {
-        self.last_try(|writer| writer.try_write(writes))
+    /// Carries out the calls that wait, as many as fit, in one durable transaction. Any error is final, and all of them get it.
+    pub(crate) fn write_waiting(&mut self, queue: &Queue) {
+        let calls = queue.take(self.options.max_commit_bytes);
+        if calls.is_empty() {
+            return;
+        }
+        let writes: Vec<&Write> = calls.iter().flat_map(|call| &call.writes).collect();
+        let written = catch_unwind(AssertUnwindSafe(|| self.last_try(|writer| writer.try_write(&writes))));
+        let written =
+            written.unwrap_or_else(|payload| Err(self.name.panicked(DOING, &Panicked::new(&*payload))));
+        for call in calls {
+            // The caller may not wait any more.
+            let _ = call.reply.send(written.clone());
+        }
     }
 
     /// Binds the store to a node, or checks that it is bound to it, and counts the boot.
@@ -116,8 +133,8 @@ impl Writer {
             .map_err(|error| self.name.damaged(format_args!("the identity row is damaged ({error})")))
     }
 
-    fn try_write(&mut self, writes: &[Write]) -> Result<(), StorageError> {
-        let states = self.check(writes)?;
+    fn try_write(&mut self, writes: &[&Write]) -> Result<(), StorageError> {
+        let (states, latest) = self.check(writes)?;
         let txn = self.begin()?;
         {
             let mut log = txn.open_table(LOG).map_err(|e| self.name.redb(DOING, e))?;
@@ -125,23 +142,36 @@ impl Writer {
             for (write, &(before, after)) in writes.iter().zip(&states) {
                 self.carry_out(write, before, after, &mut log, &mut groups)?;
             }
+            for (group, state) in &latest {
+                if self.groups.get(group) != Some(state) {
+                    let row = state.encode(*group);
+                    let key = (group.0, GROUP_STATE);
+                    groups.insert(key, row.as_slice()).map_err(|e| self.name.redb(DOING, e))?;
+                }
+            }
         }
         self.commit(txn)?;
-        for (write, (_, after)) in writes.iter().zip(states) {
-            self.groups.insert(write.group, after);
-        }
+        self.groups.extend(latest);
         Ok(())
     }
 
-    /// The state of each write's group before and after it. Finds every write that does not fit before any is begun.
-    fn check(&mut self, writes: &[Write]) -> Result<Vec<(GroupState, GroupState)>, StorageError> {
+    /// The state of each write's group before and after it, and of each group after all. Finds every write that does not
+    /// fit before any is begun.
+    fn check(
+        &mut self,
+        writes: &[&Write],
+    ) -> Result<(Vec<Change>, HashMap<GroupId, GroupState>), StorageError> {
         let mut latest: HashMap<GroupId, GroupState> = HashMap::new();
         let mut states = Vec::with_capacity(writes.len());
         for write in writes {
             let known = latest.get(&write.group).or_else(|| self.groups.get(&write.group));
             let before = match known {
                 Some(state) => *state,
-                None => self.reader.load_state(write.group)?,
+                None => {
+                    let durable = self.reader.load_state(write.group)?;
+                    self.groups.insert(write.group, durable);
+                    durable
+                }
             };
             let after = before.after(write).map_err(|why| {
                 let number = write.number;
@@ -151,7 +181,7 @@ impl Writer {
             latest.insert(write.group, after);
             states.push((before, after));
         }
-        Ok(states)
+        Ok((states, latest))
     }
 
     fn carry_out(
@@ -169,16 +199,12 @@ impl Writer {
         if let Some(from) = write.truncate_from.filter(|from| *from <= before.last) {
             self.truncate(group, before.base, from, log)?;
         }
-        self.append(write, log)?;
+        insert_entries(&self.name, group, &write.entries, &mut self.buffer, log)?;
         if let Some(outline) = &write.outline {
             self.put_versioned(group, GROUP_OUTLINE, outline, groups)?;
         }
         if after.base > before.base {
             self.compact(group, after, log)?;
-        }
-        if after != before {
-            let row = after.encode(group);
-            groups.insert((group.0, GROUP_STATE), row.as_slice()).map_err(|e| self.name.redb(DOING, e))?;
         }
         Ok(())
     }
@@ -214,30 +240,6 @@ impl Writer {
         Ok(())
     }
 
-    /// Appends the entries as rows of their own: no earlier row is written again.
-    fn append(&mut self, write: &Write, log: &mut LogTable<'_>) -> Result<(), StorageError> {
-        let group = write.group;
-        let mut starts = Vec::with_capacity(write.entries.len());
-        self.buffer.clear();
-        for e in &write.entries {
-            starts.push(self.buffer.len());
-            entry::encode(e, &mut self.buffer).map_err(|error| {
-                let what = format_args!("group {group}: entry {} cannot be stored ({error})", e.index());
-                self.name.error(StorageErrorKind::Invalid, what)
-            })?;
-        }
-        for row in cut_rows(&starts, self.buffer.len()) {
-            let first = write.entries[row.start].index();
-            let end = starts.get(row.end).copied().unwrap_or(self.buffer.len());
-            log.insert((group.0, first), &self.buffer[starts[row.start]..end])
-                .map_err(|e| self.name.redb(DOING, e))?;
-        }
-        if self.buffer.capacity() > KEPT_BUFFER_BYTES {
-            self.buffer = Vec::new();
-        }
-        Ok(())
-    }
-
     /// Drops the chunks that lie wholly at `after.base` or below. One that does in part stays: the mark decides.
     fn compact(&self, group: GroupId, after: GroupState, log: &mut LogTable<'_>) -> Result<(), StorageError> {
         let redb = |error: redb::StorageError| self.name.redb(DOING, error);
@@ -262,18 +264,15 @@ impl Writer {
         value: &T,
         groups: &mut GroupsTable<'_>,
     ) -> Result<(), StorageError> {
-        let body = versioned::encode(value).map_err(|error| {
-            let what = format_args!("group {group}: a row cannot be stored ({error})");
-            self.name.error(StorageErrorKind::Invalid, what)
-        })?;
-        let row = seal(&group_key(group, kind), &body);
+        let row = seal_versioned(&self.name, group, kind, value)?;
         groups.insert((group.0, kind), row.as_slice()).map_err(|e| self.name.redb(DOING, e))?;
         Ok(())
     }
 
     fn begin(&self) -> Result<WriteTransaction, StorageError> {
         let mut txn = self.database.begin_write().map_err(|e| self.name.redb(DOING, e))?;
-        txn.set_two_phase_commit(self.two_phase_commit);
+        txn.set_two_phase_commit(self.options.two_phase_commit);
+        txn.set_quick_repair(self.options.quick_repair);
         txn.set_durability(Durability::Immediate)
             .map_err(|e| self.name.error(StorageErrorKind::Io, format_args!("cannot {DOING}: {e}")))?;
         Ok(txn)
@@ -282,4 +281,46 @@ impl Writer {
     fn commit(&self, txn: WriteTransaction) -> Result<(), StorageError> {
         txn.commit().map_err(|e| self.name.redb("commit", e))
     }
+}
+
+/// Inserts entries, which follow each other, as rows of their own: no earlier row is written again.
+pub(crate) fn insert_entries(
+    name: &Name,
+    group: GroupId,
+    entries: &[Entry],
+    buffer: &mut Vec<u8>,
+    log: &mut LogTable<'_>,
+) -> Result<(), StorageError> {
+    let mut starts = Vec::with_capacity(entries.len());
+    buffer.clear();
+    for e in entries {
+        starts.push(buffer.len());
+        entry::encode(e, buffer).map_err(|error| {
+            let what = format_args!("group {group}: entry {} cannot be stored ({error})", e.index());
+            name.error(StorageErrorKind::Invalid, what)
+        })?;
+    }
+    for row in cut_rows(&starts, buffer.len()) {
+        let first = entries[row.start].index();
+        let end = starts.get(row.end).copied().unwrap_or(buffer.len());
+        log.insert((group.0, first), &buffer[starts[row.start]..end]).map_err(|e| name.redb(DOING, e))?;
+    }
+    if buffer.capacity() > KEPT_BUFFER_BYTES {
+        *buffer = Vec::new();
+    }
+    Ok(())
+}
+
+/// A row of the groups' table that holds a structure of the core's.
+pub(crate) fn seal_versioned<T: Versioned>(
+    name: &Name,
+    group: GroupId,
+    kind: u8,
+    value: &T,
+) -> Result<Vec<u8>, StorageError> {
+    let body = versioned::encode(value).map_err(|error| {
+        let what = format_args!("group {group}: a row cannot be stored ({error})");
+        name.error(StorageErrorKind::Invalid, what)
+    })?;
+    Ok(seal(&group_key(group, kind), &body))
 }

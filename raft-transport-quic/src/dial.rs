@@ -113,7 +113,7 @@ async fn dial_socket(
     socket: SocketAddr,
 ) -> Result<(), Fault> {
     let reason = Reason::default();
-    let tls = tls::client_config(&shared.credentials, peer, &reason)
+    let tls = tls::client_config(&shared.credentials(), peer, &reason)
         .map_err(|error| Fault::Lost(error.to_string()))?;
     let mut config = ClientConfig::new(Arc::new(tls));
     config.transport_config(Arc::clone(&shared.quic));

@@ -1,6 +1,6 @@
 //! What all tasks of a running transport share, and how a connection comes to be one of its links.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use quinn::{Connection, Endpoint, ServerConfig};
@@ -22,11 +22,14 @@ use crate::options::QuicOptions;
 use crate::peers::{Peers, Registered};
 use crate::snapshot::{self, QuicSnapshotStream};
 use crate::stats::Counters;
-use crate::sync::lock;
+use crate::sync::{lock, read};
 use crate::tls::{self, Reason};
 
 /// At most one warning about strangers in this time: whoever can reach the port could fill the log otherwise.
 const WARNING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is kept of a connection that is not begun yet: its first packets.
+const INCOMING_BYTES: u64 = 16 << 10;
 
 /// What connections are taken in with.
 pub(crate) fn server_config(
@@ -38,6 +41,10 @@ pub(crate) fn server_config(
     let mut config = ServerConfig::with_crypto(Arc::new(tls::server_config(credentials, reason)?));
     config.transport_config(Arc::clone(quic));
     config.max_incoming(options.max_handshakes);
+    // Each is taken or turned away at once, so little comes together here.
+    config
+        .incoming_buffer_size(INCOMING_BYTES)
+        .incoming_buffer_size_total(INCOMING_BYTES * options.max_handshakes as u64);
     Ok(config)
 }
 
@@ -45,7 +52,8 @@ pub(crate) fn server_config(
 pub(crate) struct Shared {
     pub(crate) local: LocalNode,
     pub(crate) inbox: Arc<dyn Inbox>,
-    pub(crate) credentials: Credentials,
+    /// Those of the next connection.
+    pub(crate) credentials: Arc<RwLock<Credentials>>,
     pub(crate) options: QuicOptions,
     pub(crate) quic: Arc<quinn::TransportConfig>,
     pub(crate) counters: Arc<Counters>,
@@ -120,9 +128,13 @@ impl Shared {
             .want(peer, address, |address| self.spawn(dial::keep_connected(Arc::clone(self), peer, address)));
     }
 
+    pub(crate) fn credentials(&self) -> Credentials {
+        read(&self.credentials).clone()
+    }
+
     /// What one connection is taken in with.
     pub(crate) fn server_config(&self, reason: &Reason) -> Result<ServerConfig, TransportError> {
-        server_config(&self.credentials, &self.options, &self.quic, reason)
+        server_config(&self.credentials(), &self.options, &self.quic, reason)
     }
 
     /// Whom the peer's certificate names. The handshake has verified it.

@@ -4,6 +4,7 @@
 
 pub mod cold;
 pub mod entry;
+pub mod transfer;
 pub mod versioned;
 pub mod wire;
 

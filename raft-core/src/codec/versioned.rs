@@ -19,8 +19,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{self, DeserializeOwned};
+use serde::ser::{self, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{CodecError, cold};
 use crate::membership::{Membership, NodeInfo};
@@ -77,6 +78,16 @@ pub fn decode<T: Versioned>(bytes: &[u8]) -> Result<T, CodecError> {
     let value = T::decode_body(format, body)?;
     // One value has one encoding.
     if value.format() == format { Ok(value) } else { Err(CodecError::Malformed) }
+}
+
+/// Puts a structure into another one that serde encodes: `#[serde(with = "versioned")]`.
+pub(crate) fn serialize<S: Serializer>(value: &impl Versioned, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(&encode(value).map_err(ser::Error::custom)?)
+}
+
+/// Takes a structure out of another one that [`serialize`] put it into.
+pub(crate) fn deserialize<'de, T: Versioned, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    decode(&Vec::<u8>::deserialize(deserializer)?).map_err(de::Error::custom)
 }
 
 /// One format of a configuration.

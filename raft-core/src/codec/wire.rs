@@ -22,7 +22,7 @@
 //! | version | carries |
 //! | --- | --- |
 //! | 1 | kinds 1 to 6; configurations of format 1 |
-//! | 2 | the sender's lineage; configurations of every format (see [`versioned`](super::versioned)) |
+//! | 2 | the sender's lineage; configurations of every format (see [`versioned`](super::versioned)); the last field of kind 6; kind 7; priorities |
 
 use std::ops::RangeInclusive;
 
@@ -31,7 +31,7 @@ use bytes::{Buf, BufMut, Bytes};
 use super::versioned::Versioned as _;
 use super::{CodecError, entry};
 use crate::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
 };
 use crate::types::{EntryId, GroupId, Incarnation, Lineage, NodeId, Payload, Peer};
 
@@ -40,6 +40,9 @@ pub const VERSIONS: RangeInclusive<u16> = 1..=2;
 
 /// The first version with the sender's lineage.
 const WITH_LINEAGE: u16 = 2;
+
+/// The first version with transfers of leadership and priorities.
+const WITH_TRANSFER: u16 = 2;
 
 /// The bytes before a frame's body.
 pub const FRAME_HEADER_BYTES: usize = 8;
@@ -53,6 +56,7 @@ const APPEND_REQUEST: u8 = 3;
 const APPEND_RESPONSE: u8 = 4;
 const IDENTITY_REQUEST: u8 = 5;
 const IDENTITY_RESPONSE: u8 = 6;
+const TIMEOUT_NOW: u8 = 7;
 
 const ACCEPTED: u8 = 0;
 const CONFLICT: u8 = 1;
@@ -181,11 +185,28 @@ fn encode_envelope(version: u16, envelope: &Envelope, out: &mut Vec<u8>) -> Resu
                 }
                 AppendOutcome::Stale => out.put_u8(STALE),
             }
+            if version >= WITH_TRANSFER {
+                out.put_u8(m.priority);
+            }
         }
         Message::IdentityRequest => out.put_u8(IDENTITY_REQUEST),
-        Message::IdentityResponse { founded } => {
+        Message::IdentityResponse { founded, last } => {
             out.put_u8(IDENTITY_RESPONSE);
             out.put_u8(u8::from(*founded));
+            if version >= WITH_LINEAGE {
+                put_id(*last, out);
+            } else if !founded && *last != EntryId::ZERO {
+                // Told without it, the other node would found a cluster that drops a restored state.
+                return Err(CodecError::Unsupported);
+            }
+        }
+        Message::TimeoutNow(m) => {
+            if version < WITH_TRANSFER {
+                return Err(CodecError::Unsupported);
+            }
+            out.put_u8(TIMEOUT_NOW);
+            out.put_u64_le(m.term);
+            out.put_u64_le(m.round);
         }
     }
     Ok(())
@@ -246,10 +267,17 @@ fn decode_envelope(version: u16, bytes: &mut Bytes) -> Result<Envelope, CodecErr
                 STALE => AppendOutcome::Stale,
                 other => return Err(CodecError::UnknownKind(other)),
             };
-            Message::AppendResponse(AppendResponse { term, round, outcome })
+            let priority = if version >= WITH_TRANSFER { take_u8(bytes)? } else { 0 };
+            Message::AppendResponse(AppendResponse { term, round, outcome, priority })
         }
         IDENTITY_REQUEST => Message::IdentityRequest,
-        IDENTITY_RESPONSE => Message::IdentityResponse { founded: take_flag(bytes)? },
+        IDENTITY_RESPONSE => Message::IdentityResponse {
+            founded: take_flag(bytes)?,
+            last: if version >= WITH_LINEAGE { take_id(bytes)? } else { EntryId::ZERO },
+        },
+        TIMEOUT_NOW if version >= WITH_TRANSFER => {
+            Message::TimeoutNow(TimeoutNow { term: take_u64(bytes)?, round: take_u64(bytes)? })
+        }
         other => return Err(CodecError::UnknownKind(other)),
     };
     Ok(Envelope { group, from, to, lineage, message })

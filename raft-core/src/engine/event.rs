@@ -41,6 +41,22 @@ pub enum Event {
         /// The term that it led in.
         term: Term,
     },
+    /// A leader begins to hand its leadership over.
+    Transferring {
+        /// To this node.
+        to: NodeId,
+        /// The term that it leads in.
+        term: Term,
+        /// Why.
+        reason: TransferReason,
+    },
+    /// A leader goes on leading: the other node did not take over in time.
+    TransferFailed {
+        /// The other node.
+        to: NodeId,
+        /// The term that it leads in.
+        term: Term,
+    },
     /// A follower drops entries that differ from its leader's.
     Truncated {
         /// The first entry dropped.
@@ -156,10 +172,37 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// Why a leader hands its leadership over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TransferReason {
+    /// It was asked to.
+    Asked,
+    /// The other node has a higher priority.
+    Preferred,
+    /// A write of this node has not finished for an election timeout.
+    DiskStalled,
+}
+
+impl fmt::Display for TransferReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Asked => "asked to",
+            Self::Preferred => "which is preferred",
+            Self::DiskStalled => "its own disk is stalled",
+        })
+    }
+}
+
 impl fmt::Display for FoundingEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AlreadyFounded { by } => write!(f, "node {by} already belongs to a cluster"),
+            Self::AlreadyFounded { by } => {
+                write!(f, "node {by} already belongs to a cluster")
+            }
+            Self::Behind { by } => {
+                write!(f, "node {by} was restored from a backup and holds more: found the cluster there")
+            }
             Self::Overtaken => f.write_str("another node's founding came first"),
         }
     }
@@ -171,6 +214,11 @@ impl fmt::Display for FoundingEnd {
 pub enum FoundingEnd {
     /// A member already belongs to a founded cluster.
     AlreadyFounded {
+        /// The member.
+        by: NodeId,
+    },
+    /// A member holds more than this node: it was restored from a backup, and the cluster is to be founded there.
+    Behind {
         /// The member.
         by: NodeId,
     },

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::transfer::Transfer;
 use super::{Engine, NUMBER_LIMIT, Role};
 use crate::types::{EntryId, Index, NodeId, Term};
 use crate::write::LogState;
@@ -29,6 +30,8 @@ pub(super) struct Summary {
     term: Term,
     vote: Option<NodeId>,
     leads: bool,
+    /// Whether another node was told to take over.
+    told: bool,
     base: Index,
     last: Index,
     commit: Index,
@@ -47,6 +50,8 @@ impl Engine {
             term: self.term,
             vote: self.vote,
             leads: matches!(self.role, Role::Leader(_)),
+            told: matches!(&self.role, Role::Leader(leader)
+                if leader.transfer.as_ref().is_some_and(Transfer::is_told)),
             base: self.log.base().index,
             last: self.log.last_index(),
             commit: self.commit,
@@ -87,7 +92,9 @@ impl Summary {
         holds(self.commit >= before.commit, "the commit index never goes back")?;
         holds(self.applied >= before.applied, "the applied index never goes back")?;
         let led_on = self.leads && before.leads && self.term == before.term;
-        holds(!led_on || self.last >= before.last, "a leader only appends to its log")
+        holds(!led_on || self.last >= before.last, "a leader only appends to its log")?;
+        let handing_over = led_on && self.told && before.told;
+        holds(!handing_over || self.last == before.last, "a leader that hands over takes no entries")
     }
 }
 
@@ -95,7 +102,7 @@ impl Summary {
 const RESTORED_LIMIT: u64 = 2 * NUMBER_LIMIT;
 
 /// Whether what a store gives back can be a group's state.
-pub(super) fn check_restored(state: &LogState, applied: Index) -> Result<(), Violation> {
+pub(crate) fn check_restored(state: &LogState, applied: Index) -> Result<(), Violation> {
     let LogState { hard_state, outline, snapshot, last } = state;
     let wrong = |rule, detail| Err(Violation { rule, detail });
     let highest = hard_state.term.max(*last).max(outline.base.index);

@@ -7,6 +7,7 @@ use super::event::{Event, Refusal};
 use super::planted::Planted;
 use super::reads::Reads;
 use super::ready::{Fetch, FetchPurpose, Ready};
+use super::transfer::Transfer;
 use super::{Engine, Role};
 use crate::config::Config;
 use crate::log::Log;
@@ -31,6 +32,10 @@ pub(super) struct Leader {
     uncommitted: VecDeque<(Index, usize)>,
     pub(super) uncommitted_bytes: usize,
     pub(super) reads: Reads,
+    /// What was committed at the last heartbeat: who keeps up holds it by the next.
+    pub(super) heartbeat_commit: Index,
+    /// Leadership is being handed over.
+    pub(super) transfer: Option<Transfer>,
 }
 
 /// How long after a commit idle followers are told of it. Under load the next append tells them sooner; without load a few
@@ -53,6 +58,8 @@ impl Engine {
             uncommitted: VecDeque::from([(last, inherited_bytes)]),
             uncommitted_bytes: inherited_bytes,
             reads: Reads::default(),
+            heartbeat_commit: self.commit,
+            transfer: None,
         });
         self.events.push(Event::Elected { term: self.term });
         if let Some(membership) = self.take_founding() {
@@ -136,6 +143,7 @@ impl Engine {
         }
         peer.heard_at = self.now;
         peer.round = peer.round.max(response.round);
+        peer.priority = response.priority;
         match response.outcome {
             AppendOutcome::Accepted { matched, received } => {
                 peer.accept(matched, received, leader.round, !leaks);
@@ -186,7 +194,7 @@ impl Engine {
         if due && self.config.check_quorum {
             let event = if !self.hears_majority() {
                 Some(Event::QuorumLost { term: self.term })
-            } else if self.disk_is_stalled() {
+            } else if self.disk_stalls_for(2 * self.config.election_timeout) {
                 Some(Event::DiskStalled { term: self.term })
             } else {
                 None
@@ -196,6 +204,9 @@ impl Engine {
                 self.become_follower(self.term, None);
                 return;
             }
+        }
+        if due {
+            self.seek_successor();
         }
         let Role::Leader(leader) = &self.role else { return };
         // A read must not be served before an entry of the own term is committed.
@@ -227,14 +238,6 @@ impl Engine {
             }
         }
         self.send_appends(requests);
-    }
-
-    /// Whether a write has been on its way for so long that another node had better lead: this one could commit, but not apply,
-    /// and its heartbeats would keep the others from taking over. Not where there is no other.
-    fn disk_is_stalled(&self) -> bool {
-        let patience = 2 * self.config.election_timeout;
-        self.peers().any(|peer| self.membership().is_voter(peer.node))
-            && self.durable.waits_since().is_some_and(|since| self.now >= since.saturating_add(patience))
     }
 
     fn hears_majority(&self) -> bool {

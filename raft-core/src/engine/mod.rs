@@ -14,19 +14,22 @@ mod founding;
 mod invariants;
 mod leader;
 mod planted;
+mod priority;
 #[cfg(feature = "testing")]
 mod queues;
 mod reads;
 pub mod ready;
 mod snapshot;
 pub mod status;
+mod transfer;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-pub use self::event::{Event, FoundingEnd, Refusal};
+pub use self::event::{Event, FoundingEnd, Refusal, TransferReason};
 pub use self::invariants::Violation;
+pub(crate) use self::invariants::check_restored;
 #[cfg(feature = "testing")]
 pub use self::planted::Planted;
 #[cfg(feature = "testing")]
@@ -35,6 +38,7 @@ pub use self::ready::{
     Fetch, FetchPurpose, ReadId, ReadReady, Ready, SendSnapshot, SnapshotOutcome, SnapshotRequest,
 };
 pub use self::status::{PeerStatus, RoleName, Status};
+pub use self::transfer::TransferError;
 
 use self::candidate::Candidate;
 use self::durable::Durable;
@@ -42,6 +46,7 @@ use self::follower::Follower;
 use self::founding::Founding;
 use self::invariants::Summary;
 use self::leader::Leader;
+use self::priority::LostLeaders;
 use self::snapshot::Snapshots;
 use crate::config::{Config, ConfigError};
 use crate::log::Log;
@@ -89,6 +94,7 @@ pub struct Engine {
     /// A vote granted and not told yet, because it is not durable.
     owed_vote: Option<Peer>,
     founding: Option<Founding>,
+    lost_leaders: LostLeaders,
 
     log: Log,
     durable: Durable,
@@ -150,7 +156,7 @@ impl Engine {
         if local.incarnation == Incarnation::UNKNOWN {
             return Err(EngineError::NoIncarnation);
         }
-        invariants::check_restored(&state, applied)?;
+        check_restored(&state, applied)?;
         let LogState { hard_state, outline, snapshot, last } = state;
         let covered = snapshot.as_ref().map_or(0, |meta| meta.last.index);
         let commit = hard_state.commit.max(applied).max(covered);
@@ -163,6 +169,7 @@ impl Engine {
             leader: None,
             owed_vote: None,
             founding: None,
+            lost_leaders: LostLeaders::default(),
             durable: Durable::new(hard_state, last),
             log: Log::new(outline, last),
             commit,
@@ -213,12 +220,14 @@ impl Engine {
             Message::VoteResponse(response) => self.on_vote_response(from, response),
             Message::AppendRequest(request) => self.on_append_request(from, request),
             Message::AppendResponse(response) => self.on_append_response(from, response),
+            Message::TimeoutNow(told) => self.on_timeout_now(from, told),
             Message::IdentityRequest => {
                 // Only what a crash cannot undo.
                 let founded = self.log.membership().is_some_and(|(index, _)| index <= self.durable.index);
-                self.send(from, Message::IdentityResponse { founded });
+                let last = self.log.last();
+                self.send(from, Message::IdentityResponse { founded, last });
             }
-            Message::IdentityResponse { founded } => self.on_identity_response(from, founded),
+            Message::IdentityResponse { founded, last } => self.on_identity_response(from, founded, last),
         }
         self.check();
     }
@@ -278,6 +287,11 @@ impl Engine {
         let bytes: usize = commands.iter().map(|command| command.len() + Entry::OVERHEAD_BYTES).sum();
         if bytes > self.config.max_uncommitted_bytes {
             return Err(ProposeError::TooLarge { bytes, limit: self.config.max_uncommitted_bytes });
+        }
+        if let Some(transfer) = leading.transfer.as_ref().filter(|transfer| transfer.is_closed())
+            && !self.has(planted::Planted::ProposeDuringTransfer)
+        {
+            return Err(ProposeError::Transferring { to: transfer.to });
         }
         if leading.uncommitted_bytes.saturating_add(bytes) > self.config.max_uncommitted_bytes {
             return Err(ProposeError::Overloaded);
@@ -365,7 +379,11 @@ impl Engine {
                 candidate.deadline.min(candidate.ask_at)
             }
             Role::Candidate(candidate) => candidate.deadline,
-            Role::Leader(leader) => leader.heartbeat_at.min(leader.notice_at.unwrap_or(Time::MAX)),
+            Role::Leader(leader) => {
+                let transfer = leader.transfer.as_ref().map(|transfer| transfer.deadline);
+                let due = [leader.notice_at, transfer].into_iter().flatten();
+                due.fold(leader.heartbeat_at, Time::min)
+            }
         };
         role.min(self.founding_deadline())
     }
@@ -382,6 +400,9 @@ impl Engine {
             Role::Leader(_) => false,
         };
         if due {
+            if matches!(self.role, Role::Follower(_)) {
+                self.note_lost_leader();
+            }
             self.campaign();
         }
         self.check();
@@ -395,6 +416,11 @@ impl Engine {
             Role::Candidate(_) => RoleName::Candidate,
             Role::Leader(_) => RoleName::Leader,
         }
+    }
+
+    /// Whether the group's own state was found broken.
+    pub const fn is_broken(&self) -> bool {
+        self.fatal.is_some()
     }
 
     /// The term.
@@ -449,6 +475,7 @@ impl Engine {
                         next: peer.next,
                         inflight: peer.inflights.len(),
                         active: self.now < peer.heard_at.saturating_add(self.config.election_timeout),
+                        priority: peer.priority,
                         snapshot: peer.snapshot(),
                     };
                     (node, status)
@@ -465,6 +492,8 @@ impl Engine {
             applied: self.applied,
             durable: self.durable.index,
             last: self.log.last(),
+            priority: self.config.priority,
+            transferring: self.transferring(),
             base: self.log.base(),
             snapshot: self.snapshots.latest.as_ref().map_or(EntryId::ZERO, |meta| meta.last),
             membership: self.membership().clone(),
@@ -486,15 +515,6 @@ impl Engine {
 
     fn set_now(&mut self, now: Time) {
         self.now = self.now.max(now);
-    }
-
-    /// When to campaign if nothing is heard; never, where this node has no vote.
-    fn election_deadline(&mut self) -> Time {
-        if self.membership().is_voter(self.local.node) {
-            self.now.saturating_add(self.random.one_to_two_times(self.config.election_timeout))
-        } else {
-            Time::MAX
-        }
     }
 
     fn peer(&self, node: NodeId) -> Option<Peer> {
@@ -568,6 +588,12 @@ pub enum ProposeError {
     /// Too much is uncommitted already; try again later.
     #[error("too much is uncommitted")]
     Overloaded,
+    /// Leadership is being handed to another node: propose there, or here again if it does not take over.
+    #[error("leadership is being handed to node {to}")]
+    Transferring {
+        /// The other node.
+        to: NodeId,
+    },
     /// There is no command.
     #[error("there is no command")]
     Empty,

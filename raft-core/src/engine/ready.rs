@@ -23,7 +23,8 @@ pub struct Ready {
     pub write: Option<Write>,
     /// The state is to be replaced by this snapshot, whose file is durable and named by a durable write; then
     /// [`Engine::applied`](super::Engine::applied) with its last index. It comes after what was handed out to be applied
-    /// earlier and before [`apply`](Self::apply).
+    /// earlier and before [`apply`](Self::apply). Its file must stay until it is restored, also when newer ones come meanwhile:
+    /// hold it open.
     pub restore: Option<SnapshotMeta>,
     /// Committed entries that are durable here, in order: to be applied; then
     /// [`Engine::applied`](super::Engine::applied) with the last index.
@@ -146,6 +147,7 @@ impl Engine {
             self.emit_append_response();
             self.emit_vote_requests();
             self.emit_heartbeats();
+            self.emit_timeout_now();
             self.emit_appends(&mut ready);
             self.emit_send_snapshots(&mut ready);
             self.confirm_reads(&mut ready);

@@ -136,9 +136,13 @@ impl Engine {
             && last.term <= self.term.saturating_add(TERM_LEAP_LIMIT)
             && last.term > 0
             && last.index > 0
-            && meta.membership.validate().is_ok();
+            && (meta.membership.validate().is_ok() || self.may_be_restored(&meta));
         if !plausible {
             self.refuse(from, Refusal::BadSnapshot);
+            return false;
+        }
+        if self.lineage().contradicts(meta.membership.lineage) {
+            self.refuse(from, Refusal::OtherLineage);
             return false;
         }
         // A leader has everything that is committed; a second install waits for the first.
@@ -165,6 +169,11 @@ impl Engine {
         }
         self.check();
         !same
+    }
+
+    /// Whether the snapshot is of a restored cluster that is being founded: its members come with the first entry after it.
+    fn may_be_restored(&self, meta: &SnapshotMeta) -> bool {
+        meta.membership == Membership::default() && self.log.membership().is_none()
     }
 
     /// Puts the snapshot in the place of the log: nothing in it is known to follow what the snapshot covers.
@@ -207,7 +216,8 @@ impl Engine {
         let entries = self.applying.saturating_sub(snapshots.tried_at);
         let due = entries >= self.config.snapshot_entries
             || snapshots.applied_bytes >= self.config.snapshot_bytes
-            || snapshots.requested.is_some_and(|index| self.applying >= index);
+            || snapshots.requested.is_some_and(|index| self.applying >= index)
+            || (self.is_of_earlier_lineage(snapshots.latest.as_ref()) && self.applying > snapshots.tried_at);
         let at = self.applying;
         if snapshots.taking || snapshots.installing || !due || at <= snapshots.index() {
             return;
@@ -218,6 +228,12 @@ impl Engine {
         self.snapshots.taking = true;
         self.snapshots.tried_at = at;
         self.snapshots.applied_bytes = 0;
+    }
+
+    /// Whether the snapshot was taken before this lineage began. It is good here and of no use to others: a new node would take
+    /// itself for one of that lineage.
+    fn is_of_earlier_lineage(&self, snapshot: Option<&SnapshotMeta>) -> bool {
+        snapshot.is_some_and(|meta| self.lineage().contradicts(meta.membership.lineage))
     }
 
     /// Takes the snapshot that the next write is to name, and compacts the log behind it. How far.
@@ -273,12 +289,14 @@ impl Engine {
     /// Snapshots for peers that need what the log does not hold any more.
     pub(super) fn emit_send_snapshots(&mut self, ready: &mut Ready) {
         let mut wanted = BTreeSet::new();
+        let of_use = !self.is_of_earlier_lineage(self.snapshots.latest.as_ref());
         if let Role::Leader(leader) = &mut self.role {
             let base = self.log.base().index;
             let membership = self.log.membership().map(|(_, membership)| membership);
             for (&node, peer) in &mut leader.progress {
                 let active = self.now < peer.heard_at.saturating_add(self.config.election_timeout);
-                let Some(meta) = self.snapshots.latest.as_ref().filter(|_| active || peer.is_sent_snapshot())
+                let Some(meta) =
+                    self.snapshots.latest.as_ref().filter(|_| of_use && (active || peer.is_sent_snapshot()))
                 else {
                     continue;
                 };

@@ -52,6 +52,10 @@ pub struct Status {
     pub durable: Index,
     /// The last entry.
     pub last: EntryId,
+    /// This node's [`Config::priority`](crate::config::Config::priority).
+    pub priority: u8,
+    /// On a leader: to whom it is handing over.
+    pub transferring: Option<NodeId>,
     /// The last entry that was compacted away: the log begins after it.
     pub base: EntryId,
     /// The last entry that the newest snapshot covers.
@@ -76,6 +80,8 @@ pub struct PeerStatus {
     pub inflight: usize,
     /// Whether it answered within an election timeout.
     pub active: bool,
+    /// Its priority, as it said.
+    pub priority: u8,
     /// The last index of the snapshot that it needs or is sent, where it needs one.
     pub snapshot: Option<Index>,
 }

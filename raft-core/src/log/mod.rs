@@ -64,7 +64,7 @@ impl Log {
         self.outline.memberships.last_key_value().map(|(&index, membership)| (index, membership))
     }
 
-    /// The configuration that was in force at `index`; `None` where there was none yet.
+    /// The configuration in force at `index`.
     pub(crate) fn membership_at(&self, index: Index) -> Option<&Membership> {
         self.outline.memberships.range(..=index).next_back().map(|(_, membership)| membership)
     }
@@ -107,9 +107,10 @@ impl Log {
         self.outline_changed = true;
     }
 
-    /// Puts a snapshot that ends at `base` in the place of all entries.
+    /// Puts a snapshot that ends at `base` in the place of all entries. That of a restored cluster has no members yet.
     pub(crate) fn replace(&mut self, base: EntryId, membership: Membership) {
-        self.outline = Outline { base, terms: Vec::new(), memberships: [(base.index, membership)].into() };
+        let known = (membership != Membership::default()).then_some((base.index, membership));
+        self.outline = Outline { base, terms: Vec::new(), memberships: known.into_iter().collect() };
         self.last = base.index;
         self.tail = Tail::starting_after(self.last);
         self.weight = Weight::starting_after(self.last);

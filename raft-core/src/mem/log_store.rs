@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use crate::log_store::{Claim, LogState, LogStore, StorageError, StorageErrorKind, Write};
+use crate::log_store::{Claim, LogSpan, LogState, LogStore, StorageError, StorageErrorKind, Write};
 use crate::types::{ClusterId, Entry, GroupId, Incarnation, Index, NodeId};
 
 /// A [`LogStore`] in memory that keeps the whole contract but one point: "durable" lasts as long as one of its clones. A clone
@@ -65,33 +65,9 @@ fn invalid(message: impl Into<String>) -> StorageError {
     StorageError::new(StorageErrorKind::Invalid, message)
 }
 
-fn follows(last: Index, entry: &Entry) -> bool {
-    last.checked_add(1) == Some(entry.index())
-}
-
 impl Group {
-    fn check(&self, write: &Write) -> Result<(), StorageError> {
-        let mut last = self.state.last;
-        if let Some(from) = write.truncate_from {
-            if from <= self.compacted {
-                return Err(invalid(format!("truncation at {from}: compacted up to {}", self.compacted)));
-            }
-            last = last.min(from - 1);
-        }
-        let Some(first) = write.entries.first() else { return Ok(()) };
-        // An empty log may also go on after what this write compacts.
-        if let Some(mark) = write.compact_to.filter(|&mark| last == self.compacted && mark > last)
-            && follows(mark, first)
-        {
-            last = mark;
-        }
-        for entry in &write.entries {
-            if !follows(last, entry) {
-                return Err(invalid(format!("entry {} does not follow index {last}", entry.id)));
-            }
-            last = entry.index();
-        }
-        Ok(())
+    fn span(&self) -> LogSpan {
+        LogSpan { compacted: self.compacted, last: self.last() }
     }
 
     fn write(&mut self, write: &Write) {
@@ -164,7 +140,7 @@ impl LogStore for MemLogStore {
         let mut log = self.lock();
         for write in writes {
             let group = log.groups.entry(write.group).or_default();
-            if let Err(error) = group.check(write) {
+            if let Err(error) = group.span().after(write) {
                 self.failed.store(true, Ordering::Release);
                 return Err(error);
             }

@@ -116,6 +116,7 @@ fn mend_frame(version: u16, body: &mut [u8]) {
                 _ => 17,
             },
             5 => 0,
+            6 if version > 1 => 17,
             _ => 1,
         };
     }

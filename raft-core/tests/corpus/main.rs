@@ -14,7 +14,7 @@ use checks::CHECKS;
 use proptest::prelude::*;
 use raft_core::codec::{cold, entry, versioned, wire};
 use raft_core::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
 };
 use raft_core::types::{Entry, HardState, Lineage, Outline, Payload, Peer, SnapshotMeta};
 use raft_core::{EntryId, GroupId, Incarnation, Membership, NodeId, NodeInfo};
@@ -89,7 +89,8 @@ fn messages() -> Vec<(&'static str, Message)> {
         commit: 6,
         round: 12,
     };
-    let answer = |outcome| Message::AppendResponse(AppendResponse { term: 3, round: 12, outcome });
+    let answer =
+        |outcome| Message::AppendResponse(AppendResponse { term: 3, round: 12, outcome, priority: 0 });
     let accepted = AppendOutcome::Accepted { matched: 8, received: 10 };
     let conflict = AppendOutcome::Conflict { prev: 6, hint: EntryId::new(2, 4), last: 5 };
     vec![
@@ -102,7 +103,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("conflict", answer(conflict)),
         ("stale", answer(AppendOutcome::Stale)),
         ("identity_request", Message::IdentityRequest),
-        ("identity_response", Message::IdentityResponse { founded: true }),
+        ("identity_response", Message::IdentityResponse { founded: true, last: EntryId::ZERO }),
     ]
 }
 
@@ -119,6 +120,10 @@ fn made() -> BTreeMap<(&'static str, String), Vec<u8>> {
             let prev = EntryId::new(3, 11);
             let append = AppendRequest { term: 3, prev, entries, commit: 6, round: 12 };
             messages.push(("membership", Message::AppendRequest(append)));
+            let outcome = AppendOutcome::Accepted { matched: 8, received: 10 };
+            let preferred = AppendResponse { term: 3, round: 12, outcome, priority: 7 };
+            messages.push(("preferred", Message::AppendResponse(preferred)));
+            messages.push(("timeout_now", Message::TimeoutNow(TimeoutNow { term: 3, round: 12 })));
         }
         let all: Vec<_> = messages.iter().map(|(_, message)| envelope(lineage, message.clone())).collect();
         let mut put = |name: &str, envelopes: &[Envelope]| {

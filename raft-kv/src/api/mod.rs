@@ -1,9 +1,11 @@
 //! The HTTP interface: what goes over it, and the server. `docs/kv.md` describes it for users.
 
 mod leader;
+mod log;
 mod server;
 mod urls;
 
+pub(crate) use server::members;
 pub use server::{Api, router};
 pub(crate) use urls::{host_and_port, percent_encode};
 
@@ -45,7 +47,7 @@ pub enum ErrorCode {
     NotFound,
     /// The key is not as the condition wants it. Nothing changed.
     Mismatch,
-    /// The cluster exists already, with other members.
+    /// It does not fit how the cluster is: it exists already with other members, or the node named cannot lead.
     Conflict,
     /// Key, value or body is above its limit.
     TooLarge,
@@ -194,6 +196,22 @@ pub struct InitBody {
     pub members: Vec<Founder>,
 }
 
+/// The body of `POST /transfer`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransferBody {
+    /// The node that is to lead; the best where none is named.
+    #[serde(default)]
+    pub to: Option<u64>,
+}
+
+/// The answer to `POST /transfer`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferredBody {
+    /// The node that leads now.
+    pub leader: u64,
+}
+
 /// A member in a [`StatusBody`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberBody {
@@ -249,6 +267,15 @@ pub struct StatusBody {
     pub revision: Revision,
     /// The hash of the node's state: equal on nodes of equal state.
     pub state_hash: String,
+    /// How much the node is wanted as leader.
+    #[serde(default)]
+    pub priority: u8,
+    /// Whom the node hands its leadership to at the moment.
+    #[serde(default)]
+    pub transferring: Option<u64>,
     /// Why the node has stopped working, if it has.
     pub fatal: Option<String>,
+    /// What kind of reason that is: `disk_full`, `disk_failed`, `log_damaged`, `log_unusable`, `machine_failed`, `state_broken`.
+    #[serde(default)]
+    pub fatal_kind: Option<String>,
 }

@@ -6,10 +6,12 @@ mod del;
 mod failure;
 mod get;
 mod init;
+mod log;
 mod put;
 mod scan;
 mod serve;
 mod status;
+mod transfer;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -65,6 +67,10 @@ enum Command {
     Scan(scan::ScanArgs),
     /// Show how the nodes are.
     Status(status::StatusArgs),
+    /// Hand leadership to another node.
+    Transfer(transfer::TransferArgs),
+    /// Look at a stopped node's log: what it holds, its entries, what is damaged; compact or repair it.
+    Log(log::LogArgs),
 }
 
 /// How a command reaches the cluster.
@@ -154,6 +160,8 @@ fn run(args: Vec<OsString>) -> Result<(), Failure> {
         Command::Cas(args) => on_one_core(cas::run(args, output)),
         Command::Scan(args) => on_one_core(scan::run(args, output)),
         Command::Status(args) => on_one_core(status::run(args, output)),
+        Command::Transfer(args) => on_one_core(transfer::run(args, output)),
+        Command::Log(args) => log::run(args, output),
     }
 }
 

@@ -3,12 +3,13 @@
 use std::io::{self, IsTerminal, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
 use clap::Args;
-use raft_core::{NodeOptions, Raft};
+use raft_core::log_store::{LogStore, StorageErrorKind};
+use raft_core::{NodeOptions, Raft, RaftError};
 use raft_storage_redb::RedbLogStore;
 use raft_transport_quic::{Credentials, QuicOptions, QuicTransport};
 use serde::Serialize;
@@ -22,7 +23,7 @@ use crate::api::{Api, router};
 use crate::store::Store;
 
 /// The node's log within its data folder.
-const LOG_FILE: &str = "log.redb";
+pub(super) const LOG_FILE: &str = "log.redb";
 
 /// How long requests under way may take to end once the node is told to stop.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -53,6 +54,9 @@ pub(super) struct ServeArgs {
     /// The address that clients reach this node at, if it is not the one listened on.
     #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     advertise_http: Option<String>,
+    /// How much this node is wanted as leader, from 0 to 255: leadership goes to the node with the highest.
+    #[arg(long, value_name = "NUMBER", default_value = "0")]
+    priority: u8,
     /// What to log to stderr, such as `info` or `raft_core=debug`; if not given, RUST_LOG, else `info`.
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -81,7 +85,7 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> 
         std::thread::Builder::new().name("follow-stdin".to_owned()).spawn(follow_stdin)?;
     }
     let mut stop = StopSignals::new()?;
-    let (raft, http) = start(&args).await?;
+    let (raft, log, http) = start(&args).await?;
     let local = raft.local();
     let http_address = http.local_addr().map_err(|e| cannot_listen("--http", &args.http, &e))?;
     if !http_address.ip().is_loopback() {
@@ -99,6 +103,7 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> 
         ready.node, ready.cluster, ready.address, ready.http
     );
     let api = Api::new(raft.clone()).map_err(|e| Failure::refused(format!("no HTTP client: {e}")))?;
+    let api = api.with_log(log);
     let (drain, drained) = tokio::sync::oneshot::channel::<()>();
     let server = axum::serve(
         http.tap_io(|stream| {
@@ -124,8 +129,11 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> 
         }
         _ = &mut server => Err(Failure::refused("the HTTP server ended by itself")),
     };
-    let _ = drain.send(());
     let stopped = async {
+        if result.is_ok() {
+            hand_over(&raft).await;
+        }
+        let _ = drain.send(());
         if result.is_ok() && tokio::time::timeout(DRAIN, &mut server).await.is_err() {
             server.abort();
         }
@@ -142,7 +150,7 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> 
 }
 
 /// Opens everything that can be in the way before anything is written: certificates, ports, then the data folder.
-async fn start(args: &ServeArgs) -> Result<(Raft<Store>, TcpListener), Failure> {
+async fn start(args: &ServeArgs) -> Result<(Raft<Store>, Weak<dyn LogStore>, TcpListener), Failure> {
     let credentials = Credentials::load(&args.certs).map_err(|e| {
         Failure::refused(format!("certificates in {}: {e}; see `raft-kv certs --help`", args.certs.display()))
     })?;
@@ -151,6 +159,7 @@ async fn start(args: &ServeArgs) -> Result<(Raft<Store>, TcpListener), Failure> 
     let mut quic = QuicOptions::default();
     quic.advertise.clone_from(&args.advertise);
     let mut options = NodeOptions::new(credentials.cluster(), credentials.node());
+    options.config.priority = args.priority;
     options.client_address = args.advertise_http.clone().unwrap_or_else(|| http_address.to_string());
     let transport = QuicTransport::bind(&args.listen.to_string(), credentials, quic)
         .map_err(|e| Failure::refused(format!("--listen {}: {e}", args.listen)))?;
@@ -158,11 +167,21 @@ async fn start(args: &ServeArgs) -> Result<(Raft<Store>, TcpListener), Failure> 
     let opened = tokio::task::spawn_blocking(move || RedbLogStore::open(path)).await;
     let store = opened
         .map_err(|_| Failure::refused("opening the data folder failed: see the log above"))?
-        .map_err(|e| Failure::refused(format!("data folder {}: {e}", args.data.display())))?;
+        .map_err(|e| {
+            let more = match e.kind() {
+                StorageErrorKind::Corrupt => {
+                    "; see `raft-kv log verify --help` and `raft-kv log repair --help`"
+                }
+                _ => "",
+            };
+            Failure::refused(format!("data folder {}: {e}{more}", args.data.display()))
+        })?;
+    let store = Arc::new(store);
+    let log = Arc::downgrade(&store);
     let raft = Raft::start(options, store, transport, Store::default())
         .await
         .map_err(|e| Failure::refused(format!("cannot start on data folder {}: {e}", args.data.display())))?;
-    Ok((raft, http))
+    Ok((raft, log, http))
 }
 
 fn cannot_listen(flag: &str, address: &str, error: &io::Error) -> Failure {
@@ -182,6 +201,15 @@ fn start_log(filter: Option<&str>) -> Result<(), Failure> {
         .with_ansi(io::stderr().is_terminal())
         .try_init();
     log.map_err(|e| Failure::refused(format!("cannot log: {e}")))
+}
+
+/// Another node leads before this one refuses its clients: they wait for a round trip, not for an election.
+async fn hand_over(raft: &Raft<Store>) {
+    match raft.transfer_leadership(None).await {
+        Ok(leader) => info!("node {leader} leads now"),
+        Err(RaftError::NotLeader { .. }) => {}
+        Err(error) => warn!("{error}"),
+    }
 }
 
 /// A node that has stopped for good goes on to answer, refuses, and says why in its status.

@@ -103,6 +103,7 @@ pub struct Node {
     pub http: SocketAddr,
     pub data: PathBuf,
     pub certs: PathBuf,
+    pub priority: u8,
     pub child: Option<Child>,
 }
 
@@ -112,6 +113,7 @@ impl Node {
         let mut command = program();
         command.arg("serve").arg("--data").arg(&self.data).arg("--certs").arg(&self.certs);
         command.arg("--listen").arg(self.raft.to_string()).arg("--http").arg(self.http.to_string());
+        command.arg("--priority").arg(self.priority.to_string());
         command
     }
 
@@ -175,6 +177,7 @@ impl Cluster {
             http: free_address(),
             data: folder.path().join(format!("data-{id}")),
             certs: certs.join(format!("node-{id}")),
+            priority: 0,
             child: None,
         };
         Self { nodes: (1..=count).map(node).collect(), folder }

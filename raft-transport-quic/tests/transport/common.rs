@@ -26,6 +26,7 @@ pub(crate) struct Node {
 pub(crate) struct Recorder {
     received: Mutex<Vec<(NodeId, Envelope)>>,
     refused: Mutex<HashSet<NodeId>>,
+    refused_lineage: Mutex<Option<Lineage>>,
     lineages: Mutex<HashMap<NodeId, Lineage>>,
     snapshots: Mutex<VecDeque<(NodeId, Box<dyn SnapshotStream>)>>,
 }
@@ -45,6 +46,9 @@ impl Inbox for Recorder {
     }
 
     fn admit(&self, peer: Peer, lineage: Lineage) -> Result<(), String> {
+        if *self.refused_lineage.lock().unwrap() == Some(lineage) {
+            return Err(format!("it is of lineage {lineage}"));
+        }
         self.lineages.lock().unwrap().insert(peer.node, lineage);
         match self.refused.lock().unwrap().contains(&peer.node) {
             true => Err(format!("node {} was removed", peer.node)),
@@ -54,6 +58,10 @@ impl Inbox for Recorder {
 }
 
 impl Recorder {
+    pub(crate) fn refuse_lineage(&self, lineage: Lineage) {
+        *self.refused_lineage.lock().unwrap() = Some(lineage);
+    }
+
     /// The lineage that `node` said in its latest hello.
     pub(crate) fn lineage_of(&self, node: u64) -> Option<Lineage> {
         self.lineages.lock().unwrap().get(&NodeId(node)).copied()

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::bench::{Bench, Check, GROUP, Node, append, pattern, vote};
 use crate::membership::{Membership, NodeInfo};
 use crate::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
 };
 use crate::types::{Entry, EntryId, GroupId, NodeId, Payload};
 
@@ -67,7 +67,8 @@ fn all_messages() -> Vec<Message> {
     let entries =
         entries.map(|(index, payload)| Entry { id: EntryId::new(id.term, index), payload }).collect();
     let heartbeat = AppendRequest { term: 7, prev: id, entries: Vec::new(), commit: 5, round: 1 << 50 };
-    let answer = |outcome| Message::AppendResponse(AppendResponse { term: 7, round: 9, outcome });
+    let answer =
+        |outcome| Message::AppendResponse(AppendResponse { term: 7, round: 9, priority: 3, outcome });
     vec![
         Message::VoteRequest(VoteRequest { term: 8, last: id, pre_vote: true, transfer: false }),
         Message::VoteRequest(VoteRequest { term: 8, last: id, pre_vote: false, transfer: true }),
@@ -79,7 +80,8 @@ fn all_messages() -> Vec<Message> {
         answer(AppendOutcome::Conflict { prev: 13, hint: id, last: 14 }),
         answer(AppendOutcome::Stale),
         Message::IdentityRequest,
-        Message::IdentityResponse { founded: true },
+        Message::IdentityResponse { founded: true, last: EntryId::new(3, 9) },
+        Message::TimeoutNow(TimeoutNow { term: 7, round: 9 }),
     ]
 }
 

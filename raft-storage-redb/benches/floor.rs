@@ -1,0 +1,407 @@
+//! The log beside a raw file in one run: what an append and an `fdatasync` cost, and what the log makes of it.
+//!
+//! `cargo bench -p raft-storage-redb --bench floor -- [--json] [--only NAME]... [--rounds N] [--seconds S] [--folder PATH]`
+
+#![allow(clippy::unwrap_used, reason = "a benchmark stops where it fails")]
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use raft_core::LogStore;
+use raft_core::codec::entry;
+use raft_core::log_store::Write;
+use raft_core::types::{Entry, EntryId, GroupId, HardState, NodeId, Payload};
+use raft_storage_redb::testing::{CountingBackend, Counts, Tally, open_wrapped};
+use raft_storage_redb::{Options, RedbLogStore};
+use tokio::sync::{Notify, oneshot};
+
+const COMMAND_BYTES: usize = 64;
+const PRODUCERS: u64 = 256;
+
+struct Settings {
+    json: bool,
+    /// Only these cases; all if there is none.
+    only: Vec<String>,
+    rounds: usize,
+    seconds: f64,
+    folder: PathBuf,
+}
+
+fn settings() -> Settings {
+    let mut settings =
+        Settings { json: false, only: Vec::new(), rounds: 5, seconds: 1.0, folder: std::env::temp_dir() };
+    let mut args = std::env::args().skip(1);
+    // Without `--bench` it is a test run: a glance at whether it works.
+    let mut bench = false;
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().unwrap_or_else(|| panic!("{arg} needs a value"));
+        match arg.as_str() {
+            "--json" => settings.json = true,
+            "--only" => settings.only.push(value()),
+            "--rounds" => settings.rounds = value().parse().unwrap(),
+            "--seconds" => settings.seconds = value().parse().unwrap(),
+            "--folder" => settings.folder = value().into(),
+            "--bench" => bench = true,
+            other => {
+                panic!("{other}: the options are --json, --only NAME, --rounds N, --seconds S, --folder PATH")
+            }
+        }
+    }
+    if !bench {
+        (settings.rounds, settings.seconds) = (1, 0.02);
+    }
+    settings
+}
+
+/// Something that makes entries durable.
+trait Log: Send {
+    fn append(&mut self, first: u64, count: u64);
+    fn tally(&self) -> Option<Tally>;
+}
+
+fn batch(first: u64, count: u64) -> Vec<Entry> {
+    let command = Bytes::from_static(&[7; COMMAND_BYTES]);
+    (first..first + count)
+        .map(|index| Entry { id: EntryId::new(1, index), payload: Payload::Command(command.clone()) })
+        .collect()
+}
+
+/// The floor: the same bytes at the end of a file, and one `fdatasync`.
+struct Raw {
+    file: File,
+    buffer: Vec<u8>,
+}
+
+impl Raw {
+    fn open(folder: &Path) -> Self {
+        Self { file: File::create(folder.join("raw.log")).unwrap(), buffer: Vec::new() }
+    }
+}
+
+impl Log for Raw {
+    fn append(&mut self, first: u64, count: u64) {
+        self.buffer.clear();
+        for entry in batch(first, count) {
+            entry::encode(&entry, &mut self.buffer).unwrap();
+        }
+        self.file.write_all(&self.buffer).unwrap();
+        self.file.sync_data().unwrap();
+    }
+
+    fn tally(&self) -> Option<Tally> {
+        None
+    }
+}
+
+struct Redb {
+    store: RedbLogStore,
+    counts: Counts,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Redb {
+    fn open(folder: &Path, options: &Options) -> Self {
+        let counts = Counts::new();
+        let store =
+            open_wrapped(folder.join("log.redb"), options, |file| CountingBackend::new(file, &counts))
+                .unwrap();
+        Self { store, counts, runtime: runtime() }
+    }
+}
+
+impl Log for Redb {
+    fn append(&mut self, first: u64, count: u64) {
+        // The commit index rides along, as it does in a node.
+        let hard_state = HardState { term: 1, vote: Some(NodeId(1)), commit: first - 1 };
+        let write = Write {
+            group: GroupId(1),
+            entries: batch(first, count),
+            hard_state: Some(hard_state),
+            ..Write::default()
+        };
+        self.runtime.block_on(self.store.write(&[write])).unwrap();
+    }
+
+    fn tally(&self) -> Option<Tally> {
+        Some(self.counts.tally())
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().build().unwrap()
+}
+
+/// One measurement.
+#[derive(Clone, Copy, Default)]
+struct Sample {
+    /// Commits or entries a second.
+    rate: f64,
+    commits: u64,
+    entries: u64,
+    written_bytes: u64,
+    syncs: u64,
+}
+
+impl Sample {
+    fn new(commits: u64, entries: u64, per_second_of: u64, took: Duration, tally: Option<Tally>) -> Self {
+        let tally = tally.unwrap_or_default();
+        Self {
+            rate: per_second_of as f64 / took.as_secs_f64(),
+            commits,
+            entries,
+            written_bytes: tally.written_bytes,
+            syncs: tally.syncs,
+        }
+    }
+}
+
+fn since(log: &dyn Log, before: Option<Tally>) -> Option<Tally> {
+    Some(log.tally()? - before?)
+}
+
+/// Commits of `count` entries, one after another.
+fn commits(log: &mut dyn Log, count: u64, seconds: f64) -> Sample {
+    let mut next = 1;
+    // What a file costs at its beginning is not the subject.
+    for _ in 0..20 {
+        log.append(next, count);
+        next += count;
+    }
+    let (before, start, first) = (log.tally(), Instant::now(), next);
+    while start.elapsed().as_secs_f64() < seconds {
+        log.append(next, count);
+        next += count;
+    }
+    let took = start.elapsed();
+    let commits = (next - first) / count;
+    Sample::new(commits, next - first, commits, took, since(log, before))
+}
+
+/// Producers that each wait for their entry before they hand in the next; what waits together is one commit.
+fn producers(mut log: Box<dyn Log>, seconds: f64) -> Sample {
+    type Waiting = Arc<Mutex<Vec<oneshot::Sender<()>>>>;
+    let waiting = Waiting::default();
+    let (filled, end) = (Arc::new(Notify::new()), Instant::now() + Duration::from_secs_f64(seconds));
+    let commits = Arc::new(AtomicU64::new(0));
+    let written = Arc::clone(&commits);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    for _ in 0..PRODUCERS {
+        let (waiting, filled) = (Arc::clone(&waiting), Arc::clone(&filled));
+        runtime.spawn(async move {
+            loop {
+                let (reply, done) = oneshot::channel();
+                waiting.lock().unwrap().push(reply);
+                filled.notify_one();
+                if done.await.is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    let (before, start) = (log.tally(), Instant::now());
+    let handle = runtime.handle().clone();
+    let writer = std::thread::spawn(move || {
+        let mut next = 1;
+        while Instant::now() < end {
+            let replies = std::mem::take(&mut *waiting.lock().unwrap());
+            if replies.is_empty() {
+                handle.block_on(filled.notified());
+                continue;
+            }
+            let count = replies.len() as u64;
+            log.append(next, count);
+            next += count;
+            written.fetch_add(1, Ordering::Relaxed);
+            for reply in replies {
+                let _ = reply.send(());
+            }
+        }
+        (log, next - 1)
+    });
+    let (log, entries) = writer.join().unwrap();
+    let took = start.elapsed();
+    runtime.shutdown_background();
+    Sample::new(commits.load(Ordering::Relaxed), entries, entries, took, since(&*log, before))
+}
+
+/// As many groups as producers, each with a call of its own: the store's own group commit.
+fn groups(mut log: Redb, seconds: f64) -> Sample {
+    let store = Arc::new(log.store);
+    let end = Instant::now() + Duration::from_secs_f64(seconds);
+    let (before, start) = (log.counts.tally(), Instant::now());
+    let entries = log.runtime.block_on(async {
+        let tasks: Vec<_> = (1..=PRODUCERS)
+            .map(|group| {
+                let store = Arc::clone(&store);
+                async move {
+                    let mut next = 1;
+                    while Instant::now() < end {
+                        let write =
+                            Write { group: GroupId(group), entries: batch(next, 1), ..Write::default() };
+                        store.write(&[write]).await.unwrap();
+                        next += 1;
+                    }
+                    next - 1
+                }
+            })
+            .collect();
+        let mut all = tokio::task::JoinSet::new();
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                for task in tasks {
+                    all.spawn_local(task);
+                }
+                all.join_all().await.into_iter().sum::<u64>()
+            })
+            .await
+    });
+    let took = start.elapsed();
+    let tally = log.counts.tally() - before;
+    log.counts = Counts::new();
+    Sample::new(tally.syncs, entries, entries, took, Some(tally))
+}
+
+/// One row of the table.
+struct Case {
+    name: &'static str,
+    unit: &'static str,
+    /// The case that it is held against, and the least share of it that is wanted.
+    floor: Option<(&'static str, Option<f64>)>,
+    run: Run,
+}
+
+type Run = Box<dyn Fn(&Path, f64) -> Sample>;
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut add = |name, unit, floor, run: Run| {
+        cases.push(Case { name, unit, floor, run });
+    };
+    let options = Options::default;
+    for (count, raw, redb, two, quick, wanted) in [
+        (1, "raw file, 1", "redb, 1", "redb, 1, two-phase", "redb, 1, quick repair", Some(0.45)),
+        (16, "raw file, 16", "redb, 16", "redb, 16, two-phase", "redb, 16, quick repair", None),
+        (256, "raw file, 256", "redb, 256", "redb, 256, two-phase", "redb, 256, quick repair", Some(0.5)),
+        (4096, "raw file, 4096", "redb, 4096", "redb, 4096, two-phase", "redb, 4096, quick repair", None),
+    ] {
+        let redb_with = move |options: Options| -> Run {
+            Box::new(move |folder, seconds| commits(&mut Redb::open(folder, &options), count, seconds))
+        };
+        add(raw, "commits/s", None, Box::new(move |f, s| commits(&mut Raw::open(f), count, s)));
+        add(redb, "commits/s", Some((raw, wanted)), redb_with(options()));
+        add(two, "commits/s", Some((redb, None)), redb_with(options().two_phase_commit(true)));
+        add(quick, "commits/s", Some((redb, None)), redb_with(options().quick_repair(true)));
+    }
+    let raw = "raw file, 256 producers";
+    add(raw, "entries/s", None, Box::new(|f, s| producers(Box::new(Raw::open(f)), s)));
+    add(
+        "redb, 256 producers",
+        "entries/s",
+        Some((raw, Some(0.75))),
+        Box::new(|f, s| producers(Box::new(Redb::open(f, &Options::default())), s)),
+    );
+    add(
+        "redb, 256 groups",
+        "entries/s",
+        Some((raw, None)),
+        Box::new(|f, s| groups(Redb::open(f, &Options::default()), s)),
+    );
+    cases
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    let settings = settings();
+    let mut cases = cases();
+    cases.retain(|case| settings.only.is_empty() || settings.only.iter().any(|name| name == case.name));
+    let mut samples = vec![Vec::new(); cases.len()];
+    for _ in 0..settings.rounds {
+        // Interleaved: what disturbs the machine for a while disturbs all cases.
+        for (case, samples) in cases.iter().zip(&mut samples) {
+            let folder = tempfile::TempDir::new_in(&settings.folder).unwrap();
+            samples.push((case.run)(folder.path(), settings.seconds));
+        }
+    }
+    let rate = |name: &str| {
+        let at = cases.iter().position(|case| case.name == name)?;
+        Some(median(samples[at].iter().map(|sample| sample.rate).collect()))
+    };
+    if !settings.json {
+        println!(
+            "{} rounds of {} s, medians; a command has {COMMAND_BYTES} bytes",
+            settings.rounds, settings.seconds
+        );
+        println!(
+            "{:<26} {:>10} {:>9} {:>14} {:>8} {:>7} {:>12} {:>12} {:>12}",
+            "",
+            "median",
+            "",
+            "lowest-highest",
+            "share",
+            "wanted",
+            "syncs/commit",
+            "bytes/commit",
+            "x payload"
+        );
+    }
+    let mut lines = Vec::new();
+    for (case, samples) in cases.iter().zip(&samples) {
+        let rates: Vec<f64> = samples.iter().map(|sample| sample.rate).collect();
+        let lowest = rates.iter().copied().fold(f64::INFINITY, f64::min);
+        let highest = rates.iter().copied().fold(0.0, f64::max);
+        let middle = median(rates);
+        let share = case.floor.and_then(|(floor, _)| Some(middle / rate(floor)?));
+        let wanted = case.floor.and_then(|(_, wanted)| wanted);
+        let sum = |of: fn(&Sample) -> u64| samples.iter().map(of).sum::<u64>() as f64;
+        let all_commits = sum(|s| s.commits).max(1.0);
+        let (syncs, bytes) = (sum(|s| s.syncs) / all_commits, sum(|s| s.written_bytes) / all_commits);
+        let amplification = sum(|s| s.written_bytes) / (sum(|s| s.entries).max(1.0) * COMMAND_BYTES as f64);
+        let entries = sum(|s| s.entries) / all_commits;
+        if settings.json {
+            let number = |value: Option<f64>| value.map_or("null".to_owned(), |value| format!("{value:.3}"));
+            let measured = (bytes > 0.0).then_some(());
+            lines.push(format!(
+                "{{\"case\":\"{}\",\"unit\":\"{}\",\"median\":{middle:.0},\"lowest\":{lowest:.0},\"highest\":{highest:.0},\
+                 \"share\":{},\"wanted\":{},\"entries_per_commit\":{entries:.1},\"syncs_per_commit\":{},\
+                 \"bytes_per_commit\":{},\"bytes_per_payload_byte\":{}}}",
+                case.name,
+                case.unit,
+                number(share),
+                number(wanted),
+                number(measured.map(|()| syncs)),
+                number(measured.map(|()| bytes)),
+                number(measured.map(|()| amplification)),
+            ));
+            continue;
+        }
+        let percent =
+            |share: Option<f64>| share.map_or(String::new(), |share| format!("{:.0} %", share * 100.0));
+        let counted = |value: f64, digits: usize| {
+            if bytes > 0.0 { format!("{value:.digits$}") } else { String::new() }
+        };
+        println!(
+            "{:<26} {middle:>10.0} {:>9} {:>14} {:>8} {:>7} {:>12} {:>12} {:>12}",
+            case.name,
+            case.unit,
+            format!("{lowest:.0}-{highest:.0}"),
+            percent(share),
+            percent(wanted),
+            counted(syncs, 2),
+            counted(bytes, 0),
+            counted(amplification, 2),
+        );
+    }
+    if settings.json {
+        println!("[{}]", lines.join(",\n"));
+    }
+}

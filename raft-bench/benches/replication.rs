@@ -11,9 +11,12 @@ const PAYLOAD_BYTES: usize = 64;
 
 fn replication(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Runtime::new().expect("a tokio runtime");
-    for (backend, clients) in
-        [(Backend::Memory, &[1, 64, 256, 1024, 4096][..]), (Backend::QuicRedb, &[1, 64, 1024])]
-    {
+    for (backend, clients) in [
+        (Backend::Memory, &[1, 64, 256, 1024, 4096][..]),
+        (Backend::QuicRedb, &[1, 64, 1024]),
+        #[cfg(feature = "wal")]
+        (Backend::QuicWal, &[1, 64, 1024]),
+    ] {
         let cluster = runtime.block_on(Cluster::start(backend)).expect("a cluster");
         let mut group = criterion.benchmark_group(format!("replication/{}/nodes=3/64B", backend.name()));
         group.sampling_mode(SamplingMode::Flat).sample_size(10).throughput(Throughput::Elements(1));

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use raft_core::log_store::StorageError;
 use raft_core::mem::{ChannelNetwork, MemLogStore};
 use raft_core::raft::RawRaft;
 use raft_core::runtime::{NodeOptions, RaftError};
 use raft_core::state_machine::{Batch, MachineError, SnapshotView, StateMachine};
-use raft_core::{ClusterId, NodeId};
+use raft_core::{ClusterId, LogStore, NodeId};
 use raft_storage_redb::RedbLogStore;
 use raft_transport_quic::{DevCa, QuicOptions, QuicTransport};
 use tempfile::TempDir;
@@ -24,6 +25,9 @@ pub enum Backend {
     Memory,
     /// QUIC with mutual TLS over loopback, and redb with an fsync a commit.
     QuicRedb,
+    /// The same with a plain write-ahead log, [`stores::wal`](crate::stores::wal), with an fsync a commit.
+    #[cfg(feature = "wal")]
+    QuicWal,
 }
 
 impl Backend {
@@ -32,6 +36,8 @@ impl Backend {
         match self {
             Self::Memory => "channel+memory(volatile)",
             Self::QuicRedb => "quic+redb",
+            #[cfg(feature = "wal")]
+            Self::QuicWal => "quic+wal",
         }
     }
 }
@@ -62,16 +68,15 @@ impl Cluster {
                 }
             }
             Backend::QuicRedb => {
-                let here = tempfile::tempdir()?;
-                let ca = DevCa::new(id)?;
-                for node in 1..=3_u64 {
-                    let store = RedbLogStore::open(here.path().join(format!("node-{node}/log.redb")))?;
-                    let credentials = ca.issue(NodeId(node))?;
-                    let transport = QuicTransport::bind("127.0.0.1:0", credentials, QuicOptions::default())?;
-                    let options = NodeOptions::new(id, node);
-                    nodes.push(RawRaft::start(options, store, transport, Sum::default()).await?);
-                }
-                folder = Some(here);
+                let here = folder.insert(tempfile::tempdir()?).path();
+                nodes = over_quic(id, |node| RedbLogStore::open(here.join(format!("node-{node}/log.redb"))))
+                    .await?;
+            }
+            #[cfg(feature = "wal")]
+            Backend::QuicWal => {
+                let here = folder.insert(tempfile::tempdir()?).path();
+                let open = |node| crate::stores::wal::WalLogStore::open(here.join(format!("node-{node}")));
+                nodes = over_quic(id, open).await?;
             }
         }
         let members: Vec<(u64, String)> =
@@ -127,6 +132,21 @@ impl Cluster {
             node.shutdown().await;
         }
     }
+}
+
+/// Three nodes over QUIC, each with a store of its own.
+async fn over_quic<S: LogStore>(
+    id: ClusterId,
+    open: impl Fn(u64) -> Result<S, StorageError>,
+) -> Result<Vec<RawRaft>, Box<dyn Error>> {
+    let ca = DevCa::new(id)?;
+    let mut nodes = Vec::new();
+    for node in 1..=3_u64 {
+        let credentials = ca.issue(NodeId(node))?;
+        let transport = QuicTransport::bind("127.0.0.1:0", credentials, QuicOptions::default())?;
+        nodes.push(RawRaft::start(NodeOptions::new(id, node), open(node)?, transport, Sum::default()).await?);
+    }
+    Ok(nodes)
 }
 
 /// A machine that costs next to nothing: it adds up the bytes it saw and replies with the sum.

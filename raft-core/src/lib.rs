@@ -11,6 +11,7 @@ pub mod machine;
 pub mod mem;
 pub mod membership;
 pub mod message;
+pub mod offline;
 mod progress;
 #[cfg(feature = "runtime")]
 pub mod raft;
@@ -32,7 +33,7 @@ pub use membership::{Membership, NodeInfo};
 #[cfg(feature = "runtime")]
 pub use raft::{Raft, RawRaft};
 #[cfg(feature = "runtime")]
-pub use runtime::{Member, NodeOptions, RaftError, RaftStatus, StartError};
+pub use runtime::{Member, NodeOptions, RaftError, RaftStatus, SnapshotFile, SnapshotPlace, StartError};
 pub use state_machine::StateMachine;
 pub use transport::Transport;
 pub use types::{ClusterId, EntryId, GroupId, Incarnation, Index, NodeId, Term};

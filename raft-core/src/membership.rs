@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Incarnation, NodeId};
+use crate::types::{Incarnation, Lineage, NodeId};
 
 /// The most voters: beyond nine, a majority costs more than it protects.
 pub const MAX_VOTERS: usize = 9;
@@ -26,8 +26,8 @@ pub struct NodeInfo {
 
 /// A configuration. Outside a change `outgoing` is empty; in a joint configuration (paper, 6) `voters` are those to come,
 /// `outgoing` those to leave, and a majority of *each* is needed. A node in `outgoing` and `learners` becomes a learner
-/// when the joint configuration is left.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// when the joint configuration is left. Its bytes: [`codec::versioned`](crate::codec::versioned).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Membership {
     /// Those who vote and are counted.
     pub voters: BTreeSet<NodeId>,
@@ -37,6 +37,8 @@ pub struct Membership {
     pub learners: BTreeSet<NodeId>,
     /// Addresses and incarnations of all of the above.
     pub nodes: BTreeMap<NodeId, NodeInfo>,
+    /// The history of the cluster that the configuration belongs to; drawn by the node that founds it, and kept by each change.
+    pub lineage: Lineage,
 }
 
 impl Membership {
@@ -51,6 +53,7 @@ impl Membership {
             outgoing: BTreeSet::new(),
             learners: BTreeSet::new(),
             nodes: BTreeMap::new(),
+            lineage: Lineage::UNKNOWN,
         }
     }
 
@@ -93,7 +96,7 @@ impl Membership {
         let ids = self.voters.len() + self.outgoing.len() + self.learners.len();
         let infos: usize =
             self.nodes.values().map(|info| 40 + info.address.len() + info.client_address.len()).sum();
-        16 + 8 * ids + infos
+        24 + 8 * ids + infos
     }
 
     /// Checks that the configuration can be lived in.

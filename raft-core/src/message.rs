@@ -1,6 +1,6 @@
 //! What nodes say to each other. All messages are one-way; an answer is a message of its own.
 
-use crate::types::{Entry, EntryId, GroupId, Index, Peer, Term};
+use crate::types::{Entry, EntryId, GroupId, Index, Lineage, Peer, Term};
 
 /// A message on its way between two nodes of one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct Envelope {
     pub from: Peer,
     /// The intended receiver. Its incarnation may be unknown only in an [`Message::IdentityRequest`].
     pub to: Peer,
+    /// The lineage that the sender belongs to; unknown where it has no committed configuration.
+    pub lineage: Lineage,
     /// What is said.
     pub message: Message,
 }
@@ -58,10 +60,14 @@ pub enum Message {
     AppendResponse(AppendResponse),
     /// A node that founds a cluster asks who is there.
     IdentityRequest,
+    /// The leader asks the receiver to campaign at once, without waiting for its timeout (thesis, 3.10).
+    TimeoutNow(TimeoutNow),
     /// The answer to an [`Message::IdentityRequest`]; the envelope's sender is the identity.
     IdentityResponse {
         /// The node already belongs to a founded cluster: it knows a configuration.
         founded: bool,
+        /// Its last entry: beyond [`EntryId::ZERO`] without being founded, the state was restored from a backup.
+        last: EntryId,
     },
 }
 
@@ -73,6 +79,7 @@ impl Message {
             Self::VoteResponse(m) => Some(m.term),
             Self::AppendRequest(m) => Some(m.term),
             Self::AppendResponse(m) => Some(m.term),
+            Self::TimeoutNow(m) => Some(m.term),
             Self::IdentityRequest | Self::IdentityResponse { .. } => None,
         }
     }
@@ -127,6 +134,8 @@ pub struct AppendResponse {
     pub round: u64,
     /// What became of it.
     pub outcome: AppendOutcome,
+    /// The follower's [`Config::priority`](crate::config::Config::priority).
+    pub priority: u8,
 }
 
 /// What became of an [`AppendRequest`].
@@ -151,4 +160,13 @@ pub enum AppendOutcome {
     },
     /// The request's term is over: the response's term is higher.
     Stale,
+}
+
+/// TimeoutNow (thesis, 3.10). Sent again with each heartbeat until it is of no use, so it need not be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeoutNow {
+    /// The leader's term: the receiver campaigns only while it follows that leader in it.
+    pub term: Term,
+    /// The leader's [`AppendRequest::round`]: one that arrives after an append of a later round is late, and is ignored.
+    pub round: u64,
 }

@@ -23,6 +23,10 @@ pub(crate) struct Progress {
     pub(crate) inflights: Inflights,
     /// When an answer last came.
     pub(crate) heard_at: Time,
+    /// Its priority, as it said.
+    pub(crate) priority: u8,
+    /// Since when it has answered and kept up at every heartbeat.
+    pub(crate) steady_since: Option<Time>,
     /// The highest round that it answered.
     pub(crate) round: u64,
     /// The leader's round when `matched` last moved: an answer of a later round knows the promise.
@@ -45,6 +49,33 @@ pub(crate) enum Flow {
     },
     /// The logs agree before `next`: appends are sent ahead of their answers.
     Replicate,
+    /// What the peer needs next is gone from the log: it gets a snapshot, and no entries meanwhile.
+    Snapshot {
+        /// The last index that the snapshot covers.
+        last: Index,
+        /// How far that is.
+        stage: SnapshotStage,
+    },
+}
+
+/// How far the sending of a snapshot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SnapshotStage {
+    /// To be sent, at this time at the earliest.
+    Due {
+        /// The time.
+        at: Time,
+    },
+    /// On its way, however long that takes.
+    Sending {
+        /// The number of the transfer.
+        transfer: u64,
+    },
+    /// The peer took it over; what it says from now on tells whether it has it.
+    Delivered {
+        /// The leader's round at that time.
+        round: u64,
+    },
 }
 
 /// Reading old entries back for a peer.
@@ -69,6 +100,8 @@ impl Progress {
             flow: Flow::Probe { sent: false },
             inflights: Inflights::default(),
             heard_at: now,
+            priority: 0,
+            steady_since: None,
             round: 0,
             matched_round: 0,
             told_commit: 0,
@@ -101,7 +134,45 @@ impl Progress {
             self.next = self.received + 1;
             self.inflights.cut_from(self.next);
         }
+        if let Flow::Snapshot { last, .. } = self.flow
+            && self.received >= last
+        {
+            self.flow = Flow::Replicate;
+            self.next = self.received + 1;
+        }
         self.next = self.next.max(self.matched + 1);
+    }
+
+    /// Waits for a snapshot up to `last` to be sent.
+    pub(crate) fn await_snapshot(&mut self, last: Index, now: Time) {
+        self.flow = Flow::Snapshot { last, stage: SnapshotStage::Due { at: now } };
+        self.inflights.cut_from(0);
+        self.doubt = None;
+    }
+
+    /// The last index of the snapshot that the peer needs.
+    pub(crate) fn snapshot(&self) -> Option<Index> {
+        match self.flow {
+            Flow::Snapshot { last, .. } => Some(last),
+            _ => None,
+        }
+    }
+
+    /// Whether a snapshot is to be sent to the peer and is not on its way.
+    pub(crate) fn waits_for_snapshot(&self) -> bool {
+        matches!(self.flow, Flow::Snapshot { stage: SnapshotStage::Due { .. }, .. })
+    }
+
+    /// Whether a snapshot is on its way to the peer.
+    pub(crate) fn is_sent_snapshot(&self) -> bool {
+        matches!(self.flow, Flow::Snapshot { stage: SnapshotStage::Sending { .. }, .. })
+    }
+
+    /// Whether the peer took a snapshot over and then says that it does not have it: it crashed before that was durable.
+    /// However long it takes to write or to restore it, it says that it has it.
+    pub(crate) fn lost_snapshot(&self) -> bool {
+        matches!(self.flow, Flow::Snapshot { last, stage: SnapshotStage::Delivered { round } }
+            if self.round > round && self.received < last)
     }
 
     /// Sends again from `next`, carefully.
@@ -118,7 +189,7 @@ impl Progress {
     /// are on it. With nothing in flight
     /// all that was sent should have been received: a peer may have received it and forgotten it in a crash.
     pub(crate) fn lost_append(&mut self, leader_round: u64, now: Time, patience: Duration) -> bool {
-        if matches!(self.flow, Flow::Probe { .. }) {
+        if !matches!(self.flow, Flow::Replicate) {
             return false;
         }
         let (last, round) =

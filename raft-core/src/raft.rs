@@ -14,10 +14,10 @@ use crate::engine::Status;
 use crate::log_store::LogStore;
 use crate::machine::{Machine, Typed};
 use crate::membership::NodeInfo;
-use crate::runtime::{Member, Node, NodeOptions, RaftError, RaftStatus, StartError};
+use crate::runtime::{Member, Node, NodeOptions, RaftError, RaftStatus, SnapshotFile, StartError};
 use crate::state_machine::StateMachine;
 use crate::transport::{LocalNode, Transport};
-use crate::types::NodeId;
+use crate::types::{NodeId, SnapshotMeta};
 
 /// A running node whose commands, replies, queries and answers are the types of a [`Machine`]. Cheap to clone; the node ends
 /// when the last clone is dropped, in good order after [`shutdown`](Self::shutdown).
@@ -130,6 +130,30 @@ impl<M: Machine> Raft<M> {
         members: impl IntoIterator<Item = impl Into<Member>>,
     ) -> Result<(), RaftError> {
         self.raw.bootstrap(members).await
+    }
+
+    /// See [`RawRaft::transfer_leadership`].
+    ///
+    /// # Errors
+    /// See [`RawRaft::transfer_leadership`].
+    pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, RaftError> {
+        self.raw.transfer_leadership(to).await
+    }
+
+    /// See [`RawRaft::snapshot`].
+    ///
+    /// # Errors
+    /// See [`RawRaft::snapshot`].
+    pub async fn snapshot(&self) -> Result<SnapshotMeta, RaftError> {
+        self.raw.snapshot().await
+    }
+
+    /// See [`RawRaft::latest_snapshot`].
+    ///
+    /// # Errors
+    /// See [`RawRaft::latest_snapshot`].
+    pub async fn latest_snapshot(&self) -> Result<Option<SnapshotFile>, RaftError> {
+        self.raw.latest_snapshot().await
     }
 
     /// The status, as a watch that changes with it. Role, term, leader and configuration show at once, progress
@@ -248,6 +272,35 @@ impl RawRaft {
         self.node.bootstrap(nodes).await
     }
 
+    /// Hands leadership to `to`, or, where none is named, to the best: a live voter that keeps up, of the highest priority.
+    /// Returns who leads, when this node knows it; at once where it is to lead itself and does. Other proposals are
+    /// refused with [`RaftError::Transferring`] for about a round trip and a write. Only the leader can do this.
+    ///
+    /// # Errors
+    /// [`RaftError::NotLeader`], and [`RaftError::Transfer`] where the node cannot lead, or did not take over within an election
+    /// timeout: this node then goes on leading.
+    pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, RaftError> {
+        self.node.transfer_leadership(to).await
+    }
+
+    /// Takes a snapshot of this node's state now, whatever the policy, and returns what it covers once it is durable and the log
+    /// store names it: at least what this node knew to be committed. One that covers this already will do.
+    ///
+    /// # Errors
+    /// [`RaftError::Snapshot`] where nothing is committed yet, there is no place for snapshots, or it could not be written.
+    pub async fn snapshot(&self) -> Result<SnapshotMeta, RaftError> {
+        self.node.snapshot().await
+    }
+
+    /// This node's newest durable snapshot, its checksum found to be right, such as to make a backup of; `None` if there is
+    /// none yet.
+    ///
+    /// # Errors
+    /// [`RaftError::Snapshot`] where its file cannot be read or is damaged.
+    pub async fn latest_snapshot(&self) -> Result<Option<SnapshotFile>, RaftError> {
+        self.node.latest_snapshot().await
+    }
+
     /// The status, see [`Raft::status`].
     pub fn status(&self) -> watch::Receiver<RaftStatus> {
         self.node.status.clone()
@@ -261,7 +314,8 @@ impl RawRaft {
         self.node.wait_for(|status| wanted(&status.engine)).await.map(|status| status.engine)
     }
 
-    /// Ends the node in good order: takes no more calls, finishes what is on its way to disk, applies and answers what is
+    /// Ends the node in good order: hands its leadership over if it has it (within a few election timeouts; then it ends all the
+    /// same), takes no more calls, finishes what is on its way to disk, applies and answers what is
     /// committed, answers the rest with `Unknown`, stops the transport, and lets go of store and machine. Repeating it
     /// does nothing.
     pub async fn shutdown(&self) {

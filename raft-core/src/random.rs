@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::types::Lineage;
+
 /// SplitMix64 (Steele, Lea and Flood, 2014): small, and good enough to spread timeouts.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
@@ -17,6 +19,11 @@ impl Random {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         mixed ^ (mixed >> 31)
+    }
+
+    /// A lineage of a new history.
+    pub(crate) fn lineage(&mut self) -> Lineage {
+        Lineage::drawn(self.next())
     }
 
     /// A duration from `shortest` up to, not including, twice that.

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use crate::message::Envelope;
-use crate::types::{ClusterId, NodeId, Peer};
+use crate::types::{ClusterId, Lineage, NodeId, Peer};
+
+/// The largest frame of a [`SnapshotStream`], in bytes.
+pub const MAX_SNAPSHOT_FRAME_BYTES: usize = 1 << 20;
 
 /// Who a transport speaks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,11 +28,44 @@ pub trait Inbox: Send + Sync + 'static {
     /// block; what there is no room for is dropped and counted.
     fn deliver(&self, from: NodeId, batch: Vec<Envelope>);
 
-    /// Whether to talk to a peer that has proved to be `peer` of our cluster; asked at each hello.
+    /// Whether to talk to a peer that has proved to be `peer` of our cluster and says that it is of `lineage`; asked at each
+    /// hello.
     ///
     /// # Errors
     /// The reason to refuse it, in a sentence for the log.
-    fn admit(&self, peer: Peer) -> Result<(), String>;
+    fn admit(&self, peer: Peer, lineage: Lineage) -> Result<(), String>;
+
+    /// The lineage that this node belongs to now, to be said in each hello.
+    fn lineage(&self) -> Lineage;
+
+    /// A stream that `from`, whose identity the transport has authenticated, opened to send a snapshot. Does not block;
+    /// dropping the stream refuses it.
+    fn snapshot(&self, from: NodeId, stream: Box<dyn SnapshotStream>);
+}
+
+/// One end of a stream for a snapshot: frames in both directions, in order, without loss. Dropping it before
+/// [`finish`](Self::finish) breaks the stream: the other end gets an error. So does the end of the connection, at both
+/// ends. Dropping it after `finish` loses nothing of what was sent.
+#[async_trait]
+pub trait SnapshotStream: Send + 'static {
+    /// Sends a frame of 1 to [`MAX_SNAPSHOT_FRAME_BYTES`] bytes; waits while the other end is behind. Where the future is
+    /// dropped, the frame may be sent or not, and the stream may be broken.
+    ///
+    /// # Errors
+    /// Where the stream is broken.
+    async fn send(&mut self, frame: Bytes) -> Result<(), TransportError>;
+
+    /// The other end's next frame; `None` once it has finished. Cancel safe: a frame is not lost where the future is dropped.
+    ///
+    /// # Errors
+    /// Where the stream is broken.
+    async fn receive(&mut self) -> Result<Option<Bytes>, TransportError>;
+
+    /// Ends this direction in good order: the other end gets all frames, then `None`.
+    ///
+    /// # Errors
+    /// Where the stream is broken.
+    async fn finish(&mut self) -> Result<(), TransportError>;
 }
 
 /// Carries messages between nodes.
@@ -41,7 +78,10 @@ pub trait Inbox: Send + Sync + 'static {
 /// * **[`send`](Self::send) never blocks.** Each peer has a queue that is bounded in bytes; over it, messages are dropped and
 ///   counted, older heartbeats and answers before entries.
 /// * **Authenticated**: `from` in [`Inbox::deliver`] is who it says.
+/// * **A connection serves both directions**: a node answers over it even if it was never told the other one's address.
 /// * Errors of a connection are the transport's own business: it reconnects with backoff for as long as the peer is wanted.
+///
+/// `testing::suite::transport` (features `testing` and `runtime`) puts a transport through all of it.
 #[async_trait]
 pub trait Transport: Send + Sync + 'static {
     /// Begins to listen and to deliver to `inbox`. Called once, before any other call.
@@ -59,8 +99,17 @@ pub trait Transport: Send + Sync + 'static {
     /// Wants no connection to `peer` any more: closes it in both directions.
     fn disconnect(&self, peer: NodeId);
 
-    /// Queues messages for `to`, in order. Never blocks; drops what there is no room for and what has no connection.
+    /// Queues messages for `to`, in order. Never blocks; drops what there is no room for and what has no connection. An
+    /// empty batch is nothing.
     fn send(&self, to: NodeId, batch: Vec<Envelope>);
+
+    /// Opens a stream to send a snapshot to `to`, which gets it from [`Inbox::snapshot`], at the latest with the first
+    /// frame. It shares the connection and must
+    /// not hold up messages: those go first. Few frames are on the way at once; what more is sent waits.
+    ///
+    /// # Errors
+    /// Where there is no connection, or the peer takes no more streams.
+    async fn open_snapshot(&self, to: NodeId) -> Result<Box<dyn SnapshotStream>, TransportError>;
 
     /// Stops listening, tries for a moment to send what is queued, closes everything, and delivers nothing any more.
     /// Repeating it does nothing.

@@ -94,6 +94,35 @@ impl fmt::Display for Incarnation {
     }
 }
 
+/// Marks one history of a cluster: a random number drawn when it is founded, and anew when one node's log is declared to be
+/// the cluster's after a majority was lost. Nodes of two lineages never work together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Lineage(pub u64);
+
+impl Lineage {
+    /// Not known yet: the node has no committed configuration.
+    pub const UNKNOWN: Self = Self(0);
+
+    /// That of every cluster founded by a version that drew none.
+    pub const UNMARKED: Self = Self(1);
+
+    /// The lineage that a random number stands for.
+    pub const fn drawn(number: u64) -> Self {
+        if number > Self::UNMARKED.0 { Self(number) } else { Self(number + 2) }
+    }
+
+    /// Whether both are known and differ: what the two say to each other is then of two histories.
+    pub const fn contradicts(self, other: Self) -> bool {
+        self.0 != Self::UNKNOWN.0 && other.0 != Self::UNKNOWN.0 && self.0 != other.0
+    }
+}
+
+impl fmt::Display for Lineage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 /// A node and the data folder that it runs on: both ends of every envelope.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Peer {
@@ -187,8 +216,8 @@ pub struct HardState {
     pub commit: Index,
 }
 
-/// A snapshot's identity: what it covers and how to check its file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A snapshot's identity: what it covers and how to check its file. Its bytes: [`codec::versioned`](crate::codec::versioned).
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotMeta {
     /// The last entry that the snapshot covers.
     pub last: EntryId,
@@ -202,8 +231,8 @@ pub struct SnapshotMeta {
 
 /// The log without its entries: where it begins, where its terms change, which configurations it holds. The engine
 /// keeps it, puts it into each [`Write`](crate::log_store::Write) that changes it, and gets it back at start; so a node
-/// with a million entries starts without reading them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// with a million entries starts without reading them. Its bytes: [`codec::versioned`](crate::codec::versioned).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outline {
     /// The last entry that was compacted away; [`EntryId::ZERO`] if none was.
     pub base: EntryId,

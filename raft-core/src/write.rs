@@ -13,16 +13,19 @@ pub struct Write {
     pub number: u64,
     /// A snapshot that is durable in its own file. `None`: the one before stays.
     pub snapshot: Option<SnapshotMeta>,
-    /// Drop every entry at this index and above. `None`: drop nothing.
+    /// Drop every entry at this index and above; beyond the last entry, that is none. Entries that are compacted cannot be
+    /// dropped so, nor entry 0: invalid. `None`: drop nothing.
     pub truncate_from: Option<Index>,
-    /// Entries to append: ascending without gaps. The first follows the log's last entry (after `truncate_from`), or, where
-    /// the log holds none, follows `compact_to` of this or an earlier write, or is 1.
+    /// Entries to append: ascending without gaps. The first follows [`LogState::last`] as `truncate_from` leaves it: the last
+    /// entry, or, where the log holds none, what was compacted, or 0. A log that holds none may also go on after this
+    /// write's own `compact_to`. Anything else is invalid: nothing is overwritten without `truncate_from`.
     pub entries: Vec<Entry>,
     /// The hard state. `None`: the one before stays.
     pub hard_state: Option<HardState>,
     /// The log's outline after this write. `None`: the one before stays.
     pub outline: Option<Outline>,
-    /// Drop every entry at this index and below; it may lie beyond the last entry. `None`: drop nothing.
+    /// Drop every entry at this index and below, those of this write too. Beyond the last entry, the log is empty and ends at this
+    /// index; at or below what is compacted already, it changes nothing. `None`: drop nothing.
     pub compact_to: Option<Index>,
 }
 

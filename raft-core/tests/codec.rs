@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use raft_core::codec::{CodecError, cold, entry, wire};
+use raft_core::codec::{CodecError, cold, entry, versioned, wire};
 use raft_core::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
 };
-use raft_core::types::{Entry, HardState, Outline, Payload, Peer};
+use raft_core::types::{Entry, HardState, Lineage, Outline, Payload, Peer, SnapshotMeta};
 use raft_core::{EntryId, GroupId, Incarnation, Membership, NodeId, NodeInfo};
 
 fn peer(node: u64, incarnation: u64) -> Peer {
@@ -17,16 +17,28 @@ fn peer(node: u64, incarnation: u64) -> Peer {
 }
 
 fn envelope(message: Message) -> Envelope {
-    Envelope { group: GroupId(7), from: peer(1, 0x11), to: peer(2, 0x22), message }
+    let lineage = Lineage(0x33);
+    Envelope { group: GroupId(7), from: peer(1, 0x11), to: peer(2, 0x22), lineage, message }
+}
+
+/// As version 1 carries it.
+fn as_of_version_1(envelope: &Envelope) -> Envelope {
+    let mut envelope = Envelope { lineage: Lineage::UNKNOWN, ..envelope.clone() };
+    match &mut envelope.message {
+        Message::IdentityResponse { last, .. } => *last = EntryId::ZERO,
+        Message::AppendResponse(response) => response.priority = 0,
+        _ => {}
+    }
+    envelope
 }
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn decode(frame: &[u8]) -> Result<Vec<Envelope>, CodecError> {
+fn decode(version: u16, frame: &[u8]) -> Result<Vec<Envelope>, CodecError> {
     let (header, body) = frame.split_first_chunk().ok_or(CodecError::Truncated)?;
-    wire::decode_frame(*header, Bytes::copy_from_slice(body))
+    wire::decode_frame(version, *header, Bytes::copy_from_slice(body))
 }
 
 /// The layout is a promise to older and newer nodes: these bytes must never change.
@@ -51,32 +63,126 @@ fn golden_bytes_of_a_frame() {
         term: 5,
         round: 2,
         outcome: AppendOutcome::Conflict { prev: 8, hint: EntryId::new(3, 6), last: 7 },
+        priority: 9,
     };
     let envelopes = [envelope(Message::VoteRequest(vote)), envelope(Message::AppendResponse(response))];
-    wire::encode_frame(&envelopes, &mut frame).unwrap();
+    wire::encode_frame(1, &envelopes, &mut frame).unwrap();
     let head = "0700000000000000" // group
         .to_owned()
         + "0100000000000000" + "1100000000000000" // from
         + "0200000000000000" + "2200000000000000"; // to
-    let body = head.clone()
-        + "01"
-        + "0500000000000000"
-        + "0400000000000000"
-        + "0a00000000000000"
-        + "01"
-        + "00"
-        + &head
-        + "04"
-        + "0500000000000000"
-        + "0200000000000000"
-        + "01"
-        + "0800000000000000"
-        + "0300000000000000"
-        + "0600000000000000"
-        + "0700000000000000";
-    assert_eq!(hex(&frame[8..]), body);
+    let body = |head: &str, priority: &str| {
+        head.to_owned()
+            + "01"
+            + "0500000000000000"
+            + "0400000000000000"
+            + "0a00000000000000"
+            + "01"
+            + "00"
+            + head
+            + "04"
+            + "0500000000000000"
+            + "0200000000000000"
+            + "01"
+            + "0800000000000000"
+            + "0300000000000000"
+            + "0600000000000000"
+            + "0700000000000000"
+            + priority
+    };
+    assert_eq!(hex(&frame[8..]), body(&head, ""));
     assert_eq!(frame[..4], u32::try_from(frame.len() - 8).unwrap().to_le_bytes());
-    assert_eq!(decode(&frame).unwrap(), envelopes);
+    assert_eq!(decode(1, &frame).unwrap(), envelopes.each_ref().map(as_of_version_1));
+    frame.clear();
+    wire::encode_frame(2, &envelopes, &mut frame).unwrap();
+    assert_eq!(hex(&frame[8..]), body(&(head + "3300000000000000"), "09")); // lineage
+    assert_eq!(decode(2, &frame).unwrap(), envelopes);
+}
+
+#[test]
+fn versions_that_are_not_known_are_refused() {
+    for version in [0, wire::VERSIONS.end() + 1, u16::MAX] {
+        let mut frame = vec![7];
+        let refused = wire::encode_frame(version, &[envelope(Message::IdentityRequest)], &mut frame);
+        assert_eq!((refused, &frame[..]), (Err(CodecError::Unsupported), &[7][..]));
+        assert_eq!(decode(version, &[0; 8]), Err(CodecError::Unsupported));
+    }
+}
+
+fn one_voter(lineage: Lineage) -> Membership {
+    let info =
+        NodeInfo { address: "a:1".to_owned(), client_address: String::new(), incarnation: Incarnation(5) };
+    Membership { lineage, ..Membership::of_voters(BTreeMap::from([(NodeId(1), info)])) }
+}
+
+/// The configuration of `one_voter` as the first version wrote it.
+const ONE_VOTER: &str = concat!(
+    "0100000000000000", // voters
+    "0100000000000000",
+    "0000000000000000", // outgoing
+    "0000000000000000", // learners
+    "0100000000000000", // nodes
+    "0100000000000000",
+    "0300000000000000",
+    "613a31", // address
+    "0000000000000000",
+    "0500000000000000", // incarnation
+);
+
+#[test]
+fn golden_bytes_of_structures_that_have_grown() {
+    let old = one_voter(Lineage::UNMARKED);
+    let new = one_voter(Lineage(0x77));
+    let lineage = "7700000000000000";
+    let mark = "0200ffffffffffff";
+    assert_eq!(hex(&versioned::encode(&old).unwrap()), ONE_VOTER);
+    assert_eq!(hex(&versioned::encode(&new).unwrap()), format!("{mark}{ONE_VOTER}{lineage}"));
+    let outline = |membership: &Membership| Outline {
+        base: EntryId::new(1, 2),
+        terms: vec![EntryId::new(3, 3)],
+        memberships: BTreeMap::from([(2, membership.clone())]),
+    };
+    let id = |term, index| format!("{term:02x}00000000000000{index:02x}00000000000000");
+    let one = "0100000000000000";
+    let head = id(1, 2) + one + &id(3, 3) + one + "0200000000000000";
+    assert_eq!(hex(&versioned::encode(&outline(&old)).unwrap()), format!("{head}{ONE_VOTER}"));
+    let later = format!("{mark}{head}{ONE_VOTER}{lineage}");
+    assert_eq!(hex(&versioned::encode(&outline(&new)).unwrap()), later);
+    let meta =
+        |membership| SnapshotMeta { last: EntryId::new(3, 9), membership, size_bytes: 10, checksum: 11 };
+    let tail = "0a00000000000000".to_owned() + "0b000000";
+    let bytes = versioned::encode(&meta(old)).unwrap();
+    assert_eq!(hex(&bytes), format!("{}{ONE_VOTER}{tail}", id(3, 9)));
+    let bytes = versioned::encode(&meta(new.clone())).unwrap();
+    assert_eq!(hex(&bytes), format!("{mark}{}{ONE_VOTER}{lineage}{tail}", id(3, 9)));
+    assert_eq!(versioned::decode(&bytes), Ok(meta(new)));
+}
+
+#[test]
+fn what_a_version_cannot_carry_is_refused() {
+    let of = |lineage| Entry {
+        id: EntryId::new(1, 1),
+        payload: Payload::Membership(Box::new(one_voter(lineage))),
+    };
+    let append = |entry| {
+        let append =
+            AppendRequest { term: 1, prev: EntryId::ZERO, entries: vec![entry], commit: 0, round: 1 };
+        [envelope(Message::AppendRequest(append))]
+    };
+    let mut frame = Vec::new();
+    wire::encode_frame(1, &append(of(Lineage::UNMARKED)), &mut frame).unwrap();
+    frame.clear();
+    let refused = wire::encode_frame(1, &append(of(Lineage(9))), &mut frame);
+    assert_eq!((refused, frame.len()), (Err(CodecError::Unsupported), 0));
+    // A format that is not known is told from bytes that are broken.
+    let mut bytes = versioned::encode(&one_voter(Lineage(9))).unwrap();
+    bytes[0] = 3;
+    assert_eq!(versioned::decode::<Membership>(&bytes), Err(CodecError::Unsupported));
+    // One value, one encoding: what fits the first format is not written in the second.
+    let mut bytes = versioned::encode(&one_voter(Lineage(9))).unwrap();
+    let at = bytes.len() - 8;
+    bytes[at] = 1;
+    assert_eq!(versioned::decode::<Membership>(&bytes), Err(CodecError::Malformed));
 }
 
 /// bincode is not kept up any more; the structures' bytes are those of its oldest layout, which others read too: fixed
@@ -115,24 +221,27 @@ fn the_limit_of_short_bytes_refuses_none_that_are_whole() {
     let terms: Vec<EntryId> = (1..5_000).map(|term| EntryId::new(term, term)).collect();
     for count in 4_080..4_100 {
         let outline = Outline { terms: terms[..count].to_vec(), ..Outline::default() };
-        assert_eq!(cold::decode::<Outline>(&cold::encode(&outline).unwrap()).unwrap(), outline);
+        assert_eq!(versioned::decode::<Outline>(&versioned::encode(&outline).unwrap()).unwrap(), outline);
     }
 }
 
 fn membership() -> impl Strategy<Value = Membership> {
-    (prop::collection::btree_set(1_u64..20, 1..6), any::<u64>()).prop_map(|(ids, incarnation)| {
-        let voters: BTreeSet<NodeId> = ids.into_iter().map(NodeId).collect();
-        let info = |node: &NodeId| {
-            let info = NodeInfo {
-                address: format!("h{node}:1"),
-                client_address: String::new(),
-                incarnation: Incarnation(incarnation),
+    let lineage = prop_oneof![any::<u64>().prop_map(Lineage), Just(Lineage::UNMARKED)];
+    (prop::collection::btree_set(1_u64..20, 1..6), any::<u64>(), lineage).prop_map(
+        |(ids, incarnation, lineage)| {
+            let voters: BTreeSet<NodeId> = ids.into_iter().map(NodeId).collect();
+            let info = |node: &NodeId| {
+                let info = NodeInfo {
+                    address: format!("h{node}:1"),
+                    client_address: String::new(),
+                    incarnation: Incarnation(incarnation),
+                };
+                (*node, info)
             };
-            (*node, info)
-        };
-        let nodes: BTreeMap<NodeId, NodeInfo> = voters.iter().map(info).collect();
-        Membership::of_voters(nodes)
-    })
+            let nodes: BTreeMap<NodeId, NodeInfo> = voters.iter().map(info).collect();
+            Membership { lineage, ..Membership::of_voters(nodes) }
+        },
+    )
 }
 
 fn payload() -> impl Strategy<Value = Payload> {
@@ -172,11 +281,13 @@ fn message() -> impl Strategy<Value = Message> {
                 Message::AppendRequest(AppendRequest { term, prev, entries, commit, round })
             }
         ),
-        (any::<u64>(), any::<u64>(), outcome).prop_map(|(term, round, outcome)| {
-            Message::AppendResponse(AppendResponse { term, round, outcome })
+        (any::<u64>(), any::<u64>(), outcome, any::<u8>()).prop_map(|(term, round, outcome, priority)| {
+            Message::AppendResponse(AppendResponse { term, round, outcome, priority })
         }),
+        (any::<u64>(), any::<u64>())
+            .prop_map(|(term, round)| Message::TimeoutNow(TimeoutNow { term, round })),
         Just(Message::IdentityRequest),
-        any::<bool>().prop_map(|founded| Message::IdentityResponse { founded }),
+        (any::<bool>(), id()).prop_map(|(founded, last)| Message::IdentityResponse { founded, last }),
     ]
 }
 
@@ -185,17 +296,24 @@ proptest! {
     fn frames_come_back_as_they_were(messages in prop::collection::vec(message(), 0..6)) {
         let envelopes: Vec<Envelope> = messages.into_iter().map(envelope).collect();
         let mut frame = Vec::new();
-        wire::encode_frame(&envelopes, &mut frame).unwrap();
-        prop_assert_eq!(decode(&frame).unwrap(), envelopes);
+        wire::encode_frame(2, &envelopes, &mut frame).unwrap();
+        prop_assert_eq!(decode(2, &frame).unwrap(), &envelopes[..]);
+        for envelope in &envelopes {
+            frame.clear();
+            match wire::encode_frame(1, [envelope], &mut frame) {
+                Ok(()) => prop_assert_eq!(decode(1, &frame).unwrap(), [as_of_version_1(envelope)]),
+                Err(error) => prop_assert_eq!(error, CodecError::Unsupported),
+            }
+        }
     }
 
     #[test]
     fn a_changed_bit_is_noticed(message in message(), at in any::<prop::sample::Index>(), bit in 0..8) {
         let mut frame = Vec::new();
-        wire::encode_frame(&[envelope(message)], &mut frame).unwrap();
+        wire::encode_frame(2, &[envelope(message)], &mut frame).unwrap();
         let at = at.index(frame.len());
         frame[at] ^= 1_u8 << bit;
-        prop_assert!(decode(&frame).is_err());
+        prop_assert!(decode(2, &frame).is_err());
     }
 
     #[test]
@@ -204,10 +322,12 @@ proptest! {
         frame.extend(crc32c::crc32c(&body).to_le_bytes());
         frame.extend(&body);
         // Refused or understood, and then the same bytes again: never a panic.
-        if let Ok(envelopes) = decode(&frame) {
-            let mut again = Vec::new();
-            wire::encode_frame(&envelopes, &mut again).unwrap();
-            prop_assert_eq!(again, frame);
+        for version in wire::VERSIONS {
+            if let Ok(envelopes) = decode(version, &frame) {
+                let mut again = Vec::new();
+                wire::encode_frame(version, &envelopes, &mut again).unwrap();
+                prop_assert_eq!(&again, &frame);
+            }
         }
     }
 
@@ -225,13 +345,13 @@ proptest! {
     fn outlines_come_back_as_they_were(first in id(), memberships in prop::collection::vec(membership(), 0..3)) {
         let memberships = (1_u64..).zip(memberships).collect();
         let outline = Outline { base: EntryId::ZERO, terms: vec![first], memberships };
-        prop_assert_eq!(cold::decode::<Outline>(&cold::encode(&outline).unwrap()).unwrap(), outline);
+        prop_assert_eq!(versioned::decode::<Outline>(&versioned::encode(&outline).unwrap()).unwrap(), outline);
     }
 
     #[test]
     fn any_bytes_are_no_outline_or_one(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        if let Ok(outline) = cold::decode::<Outline>(&bytes) {
-            prop_assert_eq!(cold::encode(&outline).unwrap(), bytes);
+        if let Ok(outline) = versioned::decode::<Outline>(&bytes) {
+            prop_assert_eq!(versioned::encode(&outline).unwrap(), bytes);
         }
     }
 }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use raft_core::engine::{EngineOptions, RoleName};
 use raft_core::log_store::LogState;
 use raft_core::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, VoteResponse};
-use raft_core::types::{Entry, Peer, Time};
-use raft_core::{Config, Engine, GroupId, Incarnation, NodeId, NodeInfo};
+use raft_core::types::{Entry, Lineage, Outline, Peer, Time};
+use raft_core::{Config, Engine, EntryId, GroupId, Incarnation, Membership, NodeId, NodeInfo};
 
 struct Cluster {
     now: Time,
@@ -92,6 +92,7 @@ fn from_second(incarnation: u64, message: Message) -> Envelope {
         group: GroupId(0),
         from: Peer { node: NodeId(2), incarnation: Incarnation(incarnation) },
         to: Peer { node: NodeId(1), incarnation: Incarnation(101) },
+        lineage: Lineage::UNKNOWN,
         message,
     }
 }
@@ -165,7 +166,7 @@ fn an_append_that_a_crash_forgot_is_sent_again() {
             asked.push((prev, entries.len()));
             let received = if step < 6 { last.index + 1 } else { last.index };
             let outcome = AppendOutcome::Accepted { matched: last.index, received };
-            let answer = AppendResponse { term: 1, round, outcome };
+            let answer = AppendResponse { term: 1, round, outcome, priority: 0 };
             engine.step(from_second(102, Message::AppendResponse(answer)), now);
         }
     }
@@ -178,7 +179,9 @@ fn a_member_wiped_while_the_cluster_is_founded_is_asked_again() {
     let now = cluster.now;
     cluster.engine(1).bootstrap(members(2), now).unwrap();
     let _asked = cluster.engine(1).ready(now);
-    cluster.engine(1).step(from_second(999, Message::IdentityResponse { founded: false }), now);
+    cluster
+        .engine(1)
+        .step(from_second(999, Message::IdentityResponse { founded: false, last: EntryId::ZERO }), now);
     assert_eq!(cluster.engine(1).role(), RoleName::PreCandidate);
     // The folder 999 is gone; the node now runs on the one that the fixture gave it.
     cluster.pass(Duration::from_secs(5));
@@ -233,8 +236,9 @@ fn a_stale_answer_confirms_no_read() {
     let now = cluster.now;
     cluster.engine(1).bootstrap(members(3), now).unwrap();
     cluster.settle();
-    let answer =
-        |outcome| from_second(102, Message::AppendResponse(AppendResponse { term: 1, round: 1, outcome }));
+    let answer = |outcome| {
+        from_second(102, Message::AppendResponse(AppendResponse { term: 1, round: 1, outcome, priority: 0 }))
+    };
     let read = cluster.engine(1).read(now).unwrap();
     let _heartbeats = cluster.engine(1).ready(now);
     cluster.engine(1).step(answer(AppendOutcome::Stale), now);
@@ -269,5 +273,37 @@ fn a_state_that_leaves_no_room_to_count_on_is_refused() {
             now: Time::ZERO,
         });
         assert!(refused.unwrap_err().to_string().contains("leave room to count on"));
+    }
+}
+
+#[test]
+fn a_higher_priority_campaigns_earlier_and_still_by_chance() {
+    let now = Duration::from_secs(1);
+    let timeout = Config::default().election_timeout;
+    let waits = |priority| -> Vec<Duration> {
+        let wait = |seed| {
+            let mut config = Config::default();
+            config.priority = priority;
+            let membership = Membership::of_voters(members(3));
+            let outline = Outline { memberships: BTreeMap::from([(0, membership)]), ..Outline::default() };
+            let engine = Engine::new(EngineOptions {
+                config,
+                group: GroupId(0),
+                local: Peer { node: NodeId(1), incarnation: Incarnation(101) },
+                seed,
+                state: LogState { outline, ..LogState::default() },
+                applied: 0,
+                now,
+            });
+            engine.unwrap().deadline() - now
+        };
+        (0..1_000).map(wait).collect()
+    };
+    for (priority, most) in [(0, 2 * timeout), (128, timeout * 7 / 4), (255, timeout * 151 / 100)] {
+        let waits = waits(priority);
+        let (shortest, longest) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
+        assert!(*shortest >= timeout && *longest < most, "{priority}: {shortest:?} to {longest:?}");
+        // As far apart as two that campaign at once must be, most of the time.
+        assert!(*longest - *shortest > (most - timeout) * 9 / 10, "{priority}: {shortest:?} to {longest:?}");
     }
 }

@@ -21,6 +21,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("transport", 3),
     ("state_machine", 3),
     ("machine", 3),
+    ("offline", 3),
     ("mem", 4),
     ("runtime", 4),
     ("raft", 5),

@@ -10,10 +10,10 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use raft_core::engine::{EngineOptions, Fetch, Ready, RoleName};
 use raft_core::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
 };
 use raft_core::testing::disk::{Disk, Image, entries_of_terms, founded_outline};
-use raft_core::types::{Entry, HardState, Payload, Peer, Term, Time};
+use raft_core::types::{Entry, HardState, Lineage, Payload, Peer, Term, Time};
 use raft_core::{Config, Engine, EntryId, GroupId, Incarnation, Index, Membership, NodeId, NodeInfo};
 
 const LOCAL: NodeId = NodeId(1);
@@ -31,8 +31,11 @@ fn info(node: u64, incarnation: Incarnation) -> (NodeId, NodeInfo) {
     (NodeId(node), NodeInfo { address, client_address: String::new(), incarnation })
 }
 
+const LINEAGE: Lineage = Lineage(5);
+
 fn members(nodes: &[u64]) -> Membership {
-    Membership::of_voters(nodes.iter().map(|&node| info(node, incarnation(node))).collect())
+    let nodes = nodes.iter().map(|&node| info(node, incarnation(node))).collect();
+    Membership { lineage: LINEAGE, ..Membership::of_voters(nodes) }
 }
 
 /// Small enough that every limit is met.
@@ -149,7 +152,7 @@ fn membership() -> impl Strategy<Value = Membership> {
     let any = (ids(), ids(), ids(), ids(), prop::sample::select(vec![0, 101, u64::MAX])).prop_map(
         |(voters, outgoing, learners, named, mark)| {
             let nodes = named.into_iter().map(|node| info(node.0, Incarnation(mark))).collect();
-            Membership { voters, outgoing, learners, nodes }
+            Membership { voters, outgoing, learners, nodes, lineage: LINEAGE }
         },
     );
     let joint = (prop::collection::btree_set(1_u64..5, 1..4), prop::collection::btree_set(1_u64..5, 1..4))
@@ -161,7 +164,9 @@ fn membership() -> impl Strategy<Value = Membership> {
                 ..members(&all)
             }
         });
-    prop_oneof![8 => plain, 1 => any, 4 => joint]
+    let lineage = prop_oneof![9 => Just(LINEAGE), 1 => (0_u64..9).prop_map(Lineage)];
+    (prop_oneof![8 => plain, 1 => any, 4 => joint], lineage)
+        .prop_map(|(membership, lineage)| Membership { lineage, ..membership })
 }
 
 /// What a peer says, its numbers not yet settled.
@@ -173,8 +178,9 @@ enum Said {
     Accepted { term: Number, round: Number, matched: Number, received: Number },
     Conflict { term: Number, round: Number, prev: Number, hint: (Number, Number), last: Number },
     Stale { term: Number, round: Number },
+    TimeoutNow { term: Number, round: Number },
     IdentityRequest,
-    IdentityResponse(bool),
+    IdentityResponse(bool, (Number, Number)),
 }
 
 fn round() -> impl Strategy<Value = Number> {
@@ -195,8 +201,9 @@ fn said() -> impl Strategy<Value = Said> {
         2 => (term(), round(), index(), id(), index())
             .prop_map(|(term, round, prev, hint, last)| Said::Conflict { term, round, prev, hint, last }),
         1 => (term(), round()).prop_map(|(term, round)| Said::Stale { term, round }),
+        2 => (term(), round()).prop_map(|(term, round)| Said::TimeoutNow { term, round }),
         1 => Just(Said::IdentityRequest),
-        1 => any::<bool>().prop_map(Said::IdentityResponse),
+        1 => (any::<bool>(), id()).prop_map(|(founded, last)| Said::IdentityResponse(founded, last)),
     ]
 }
 
@@ -205,7 +212,12 @@ impl Said {
         let number = |number: Number| number.of(engine);
         let id = |(term, index): (Number, Number)| EntryId::new(number(term), number(index));
         let answer = |term, round, outcome| {
-            Message::AppendResponse(AppendResponse { term: number(term), round: number(round), outcome })
+            Message::AppendResponse(AppendResponse {
+                term: number(term),
+                round: number(round),
+                outcome,
+                priority: 0,
+            })
         };
         match self {
             Self::VoteRequest { term, last, pre_vote, transfer } => {
@@ -236,8 +248,11 @@ impl Said {
                 answer(term, round, AppendOutcome::Conflict { prev, hint, last })
             }
             Self::Stale { term, round } => answer(term, round, AppendOutcome::Stale),
+            Self::TimeoutNow { term, round } => {
+                Message::TimeoutNow(TimeoutNow { term: number(term), round: number(round) })
+            }
             Self::IdentityRequest => Message::IdentityRequest,
-            Self::IdentityResponse(founded) => Message::IdentityResponse { founded },
+            Self::IdentityResponse(founded, last) => Message::IdentityResponse { founded, last: id(last) },
         }
     }
 }
@@ -249,6 +264,8 @@ enum Step {
         from: u64,
         right: bool,
         to: u64,
+        /// Other than this node's own.
+        lineage: Option<u64>,
         said: Said,
     },
     /// All members grant what this node asks, until it leads.
@@ -278,6 +295,7 @@ enum Step {
     Fetched,
     Propose(u8, usize),
     Read,
+    Transfer(Option<u64>),
     /// The process dies with so many of its writes durable, and starts again.
     Restart(u8),
 }
@@ -286,8 +304,10 @@ fn step() -> impl Strategy<Value = Step> {
     let from = || prop_oneof![10 => 2_u64..4, 1 => prop::sample::select(vec![0, 1, 4, 5, u64::MAX])];
     let right = || prop::bool::weighted(0.95);
     let to = prop_oneof![20 => Just(101_u64), 1 => Just(0), 1 => Just(7)];
+    let lineage = prop_oneof![20 => Just(None), 1 => Just(Some(0)), 1 => Just(Some(7)), 1 => any::<u64>().prop_map(Some)];
     prop_oneof![
-        14 => (from(), right(), to, said()).prop_map(|(from, right, to, said)| Step::Hear { from, right, to, said }),
+        14 => (from(), right(), to, lineage, said())
+            .prop_map(|(from, right, to, lineage, said)| Step::Hear { from, right, to, lineage, said }),
         1 => (2_u64..4, 1_u8..100, 0_usize..300).prop_map(|(from, count, bytes)| Step::Flood { from, count, bytes }),
         1 => Just(Step::Elect),
         2 => (2_u64..4, 0_u8..5).prop_map(|(from, last)| Step::Overwrite { from, last }),
@@ -300,6 +320,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Fetched),
         2 => (0_u8..4, 0_usize..310).prop_map(|(count, bytes)| Step::Propose(count, bytes)),
         1 => Just(Step::Read),
+        1 => prop::option::of(0_u64..5).prop_map(Step::Transfer),
         1 => (0_u8..3).prop_map(Step::Restart),
     ]
 }
@@ -354,17 +375,32 @@ impl Bench {
     }
 
     fn hear(&mut self, from: Peer, to: Incarnation, message: Message) {
+        self.hear_of(self.engine.lineage(), from, to, message);
+    }
+
+    fn hear_of(&mut self, lineage: Lineage, from: Peer, to: Incarnation, message: Message) {
         let to = Peer { node: LOCAL, incarnation: to };
         self.heard_since_ready += 1;
-        self.engine.step(Envelope { group: GroupId(0), from, to, message }, self.now);
+        self.engine.step(Envelope { group: GroupId(0), from, to, lineage, message }, self.now);
     }
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Hear { from, right, to, said } => {
+            Step::Hear { from, right, to, lineage, said } => {
                 let message = said.message(&self.engine);
                 let mark = if right { Incarnation(from.saturating_add(100)) } else { Incarnation(9) };
-                self.hear(Peer { node: NodeId(from), incarnation: mark }, Incarnation(to), message);
+                let own = self.engine.lineage();
+                let lineage = lineage.map_or(own, Lineage);
+                let before = (self.engine.status(), own.contradicts(lineage));
+                let from = Peer { node: NodeId(from), incarnation: mark };
+                self.hear_of(lineage, from, Incarnation(to), message);
+                if before.1 {
+                    assert_eq!(
+                        self.engine.status(),
+                        before.0,
+                        "a message of another lineage changed something"
+                    );
+                }
             }
             Step::Flood { from, count, bytes } => {
                 for _ in 0..count {
@@ -379,7 +415,8 @@ impl Bench {
             Step::Agree { from } => {
                 let (term, last) = (self.engine.term(), self.engine.last().index);
                 let outcome = AppendOutcome::Accepted { matched: last, received: last };
-                let response = Message::AppendResponse(AppendResponse { term, round: 0, outcome });
+                let response =
+                    Message::AppendResponse(AppendResponse { term, round: 0, outcome, priority: 0 });
                 self.hear(peer(from), incarnation(1), response);
             }
             Step::Overwrite { from, last } => {
@@ -414,6 +451,9 @@ impl Bench {
                 let _taken_or_refused = self.engine.propose(commands, self.now);
             }
             Step::Read => self.reads += usize::from(self.engine.read(self.now).is_ok()),
+            Step::Transfer(to) => {
+                let _begun_or_refused = self.engine.transfer_leadership(to.map(NodeId), self.now);
+            }
             Step::Restart(keep) => {
                 let keep = usize::from(keep).min(self.disk.in_flight().len());
                 self.disk.crash(keep).unwrap();

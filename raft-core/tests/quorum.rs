@@ -15,7 +15,7 @@ fn membership(voters: &[u64], outgoing: &[u64]) -> Membership {
     let set = |ids: &[u64]| ids.iter().map(|&id| NodeId(id)).collect::<BTreeSet<_>>();
     let (voters, outgoing) = (set(voters), set(outgoing));
     let nodes = voters.union(&outgoing).copied().map(info).collect();
-    Membership { voters, outgoing, learners: BTreeSet::new(), nodes }
+    Membership { voters, outgoing, nodes, ..Membership::default() }
 }
 
 fn naive(membership: &Membership, numbers: &BTreeMap<NodeId, u64>) -> u64 {

@@ -83,6 +83,22 @@ fn fixed_seeds_break_nothing_and_reach_the_rare_branches() {
             "one-way cut",
             "messages replayed",
             "foundings",
+            "transfers asked for",
+            "transfers to the preferred",
+            "transfers off a stalled disk",
+            "transfers failed",
+            "disk hang",
+            "snapshots taken",
+            "snapshots failed",
+            "snapshots delivered",
+            "snapshots installed",
+            "snapshots restored",
+            "snapshot transfers broken",
+            "snapshot transfers refused",
+            "snapshot transfers abandoned",
+            "delivered snapshots lost",
+            "crash after a snapshot",
+            "crash after a snapshot came",
         ] {
             assert!(reached.contains_key(name), "no seed reached: {name}; reached: {reached:#?}");
         }

@@ -258,6 +258,12 @@ async fn http_says_what_is_wrong() {
         ("GET", "/kv?limit=0".to_owned(), 400, "invalid"),
         ("GET", "/kv?limit=10001".to_owned(), 400, "invalid"),
         ("POST", "/init".to_owned(), 400, "invalid"),
+        ("GET", "/log/entries".to_owned(), 400, "invalid"),
+        ("GET", "/log/entries?from=0&to=1".to_owned(), 400, "invalid"),
+        ("GET", "/log/entries?from=2&to=1".to_owned(), 400, "invalid"),
+        ("GET", "/log/entries?from=1&to=x".to_owned(), 400, "invalid"),
+        ("GET", "/log/entries?from=1000000&to=1000001".to_owned(), 404, "not_found"),
+        ("POST", "/log/entries?from=1&to=1".to_owned(), 405, "invalid"),
     ] {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
         let response = http.request(method.clone(), format!("{base}{target}")).send().await.unwrap();

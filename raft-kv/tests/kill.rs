@@ -1,5 +1,6 @@
 //! kill -9 of any node at any moment, under load, restarts included: nothing that was confirmed is lost, nothing that was
-//! refused appears, and no change happens twice.
+//! refused appears, and no change happens twice. What a killed node's disk promises is read before it is started again:
+//! its term never goes back, its vote in a term stays, and what it knew as committed stays as it was.
 //!
 //! `RAFT_KV_KILL_ROUNDS` sets how many rounds, `RAFT_SEED` repeats the choice of victims and moments.
 
@@ -8,6 +9,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +17,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft_kv::client::{Client, ClientError};
 use raft_kv::command::{Expected, Range};
-use support::{Cluster, PATIENCE, eventually};
+use serde_json::Value;
+use support::{Cluster, Node, PATIENCE, eventually, exit_code, path, run, stderr};
 
 const WRITERS: usize = 12;
 
@@ -93,6 +96,69 @@ fn number(value: &[u8]) -> u64 {
     std::str::from_utf8(value).unwrap().parse().unwrap()
 }
 
+/// What a node's disk binds it to, as `raft-kv log` reads it.
+#[derive(Clone, Debug, Default)]
+struct Promises {
+    term: u64,
+    vote: Option<u64>,
+    commit: u64,
+    boots: u64,
+    /// The last index that is compacted, and the first entry of each term after it.
+    base: u64,
+    terms: Vec<(u64, u64)>,
+}
+
+impl Promises {
+    fn read(data: &Path) -> Self {
+        let shown = run(&["log", "--data", path(data), "--json"]);
+        assert_eq!(exit_code(&shown), 0, "{}", stderr(&shown));
+        let log: Value = serde_json::from_slice(&shown.stdout).unwrap();
+        let group = &log["groups"][0];
+        let id = |id: &Value| (id["index"].as_u64().unwrap(), id["term"].as_u64().unwrap());
+        let promises = Self {
+            term: group["term"].as_u64().unwrap(),
+            vote: group["vote"].as_u64(),
+            commit: group["commit"].as_u64().unwrap(),
+            boots: log["boots"].as_u64().unwrap(),
+            base: id(&group["base"]).0,
+            terms: group["terms"].as_array().unwrap().iter().map(id).collect(),
+        };
+        let last = id(&group["last"]);
+        assert!(
+            promises.base <= promises.commit && promises.commit <= last.0,
+            "commit within the log: {log}"
+        );
+        assert!(last.1 <= promises.term, "no entry of a term to come: {log}");
+        promises
+    }
+
+    /// That a later look at the same disk takes nothing of it back.
+    fn assert_kept(&self, later: &Self, node: u64) {
+        assert!(later.term >= self.term, "node {node}: the term went back: {self:?}, then {later:?}");
+        if later.term == self.term && self.vote.is_some() {
+            assert_eq!(later.vote, self.vote, "node {node}: another vote in term {}", self.term);
+        }
+        assert!(later.commit >= self.commit, "node {node}: the commit went back: {self:?}, then {later:?}");
+        assert!(later.boots > self.boots, "node {node}: a start was not counted: {self:?}, then {later:?}");
+        for first in self.terms.iter().filter(|first| first.0 <= self.commit && first.0 > later.base) {
+            assert!(
+                later.terms.contains(first),
+                "node {node}: committed entries changed: {self:?}, {later:?}"
+            );
+        }
+    }
+}
+
+/// Reads a killed node's disk: as it is, or from a copy, so that the node itself finds the file as the kill left it.
+fn promises_of(node: &Node, copied: bool) -> Promises {
+    if !copied {
+        return Promises::read(&node.data);
+    }
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::copy(node.data.join("log.redb"), copy.path().join("log.redb")).unwrap();
+    Promises::read(copy.path())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_confirmed_is_lost() {
     let number_from = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
@@ -113,6 +179,8 @@ async fn nothing_confirmed_is_lost() {
         })
         .collect();
 
+    let mut promises = vec![Promises::default(); cluster.nodes.len()];
+    let (mut looks, mut last_term) = (0, 0);
     for round in 0..rounds {
         let before = told.confirmed.load(Ordering::Relaxed);
         eventually("writes are confirmed", async || {
@@ -132,11 +200,25 @@ async fn nothing_confirmed_is_lost() {
             _ => victims.truncate(1),
         }
         println!("round {round}: kill {victims:?}, the leader is {leader}");
+        let led = cluster.nodes[leader].status().await.filter(|status| status.role == "leader");
         for &victim in &victims {
             cluster.nodes[victim].kill();
             tokio::time::sleep(Duration::from_millis(random.u64(..50))).await;
         }
         tokio::time::sleep(Duration::from_millis(random.u64(..800))).await;
+        for &victim in &victims {
+            let id = cluster.nodes[victim].id;
+            let found = promises_of(&cluster.nodes[victim], round % 2 == 0);
+            promises[victim].assert_kept(&found, id);
+            if let Some(led) = led.as_ref().filter(|led| led.node == id) {
+                // Nobody leads before its vote for itself is durable.
+                assert!(found.term >= led.term, "node {id} led in term {} and has forgotten it", led.term);
+                assert!(found.term > led.term || found.vote == Some(id), "node {id}: {found:?}, {led:?}");
+            }
+            last_term = last_term.max(found.term);
+            looks += 1;
+            promises[victim] = found;
+        }
         for &victim in &victims {
             cluster.nodes[victim].start().await;
         }
@@ -167,7 +249,8 @@ async fn nothing_confirmed_is_lost() {
     }
     let count = |wanted| writes.values().filter(|outcome| **outcome == wanted).count();
     println!(
-        "{rounds} rounds: {} confirmed, {} unknown, {} refused; {} keys on each node",
+        "{rounds} rounds: {} confirmed, {} unknown, {} refused; {} keys on each node; {looks} looks at the disks of killed \
+         nodes, terms up to {last_term}",
         count(Outcome::Confirmed),
         count(Outcome::Unknown),
         count(Outcome::Refused),

@@ -92,6 +92,16 @@ fn wrong_usage() {
         (&["scan", "--limit", "10001"], &["--limit"]),
         (&["status", "extra"], &["extra"]),
         (&["demo", "--writers", "0"], &["--writers"]),
+        (&["log"], &["--data", "raft-kv log --help"]),
+        (&["log", "--data"], &["--data"]),
+        (&["log", "bogus"], &["bogus"]),
+        (&["log", "verify"], &["--data", "raft-kv log verify --help"]),
+        (&["log", "entries", "--data", "d", "--from", "first"], &["--from"]),
+        (&["log", "entries", "--data", "d", "--from", "-1"], &["-1"]),
+        (&["log", "entries", "--data", "d", "--from", "9", "--to", "8"], &["--from 9", "--to 8"]),
+        (&["log", "entries", "--data", "d", "--group", "18446744073709551616"], &["--group"]),
+        (&["log", "repair", "--data", "d"], &["--from-data", "--from-node"]),
+        (&["log", "repair", "--data", "d", "--from-node", "8001"], &["host:port"]),
     ] {
         assert_refused(&run(args), 2, words, &format!("{args:?}"));
     }
@@ -266,6 +276,81 @@ async fn data_folders_that_are_damaged() {
     fs::write(&node.data, "a file").unwrap();
     assert_refused(&refused_node(&mut node.serve()), 1, &[path(&node.data)], "a file for a data folder");
     assert_eq!(fs::read(&node.data).unwrap(), b"a file");
+}
+
+/// Every way to look at a log, for a folder.
+fn looks(data: &Path) -> Vec<(Vec<String>, Output)> {
+    let other = data.with_extension("other");
+    [
+        &["log"][..],
+        &["log", "entries"],
+        &["log", "verify"],
+        &["log", "compact"],
+        &["log", "repair", "--from-data", path(&other)],
+    ]
+    .into_iter()
+    .map(|words| {
+        let args = [words, &["--data", path(data)]].concat();
+        (args.iter().map(|&arg| arg.to_owned()).collect(), run(&args))
+    })
+    .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_that_cannot_be_looked_at() {
+    let mut cluster = Cluster::start(1).await;
+    assert_eq!(exit_code(&cluster.run(&["put", "k", "v"])), 0);
+    let data = cluster.nodes[0].data.clone();
+    let log = data.join("log.redb");
+    fs::create_dir_all(data.with_extension("other")).unwrap();
+    let refused = |words: &[&str], what: &str| {
+        for (args, output) in looks(&data) {
+            assert_refused(&output, 1, words, &format!("{what}: {args:?}"));
+        }
+    };
+    let other = data.with_extension("other").join("log.redb");
+    // Any file will do for the other log: the first one is looked at first.
+    fs::write(&other, "x").unwrap();
+    refused(&[path(&log), "already open", "stop that process"], "a node that runs");
+    assert_eq!(stdout(&cluster.run(&["get", "k"])), "v", "it does not mind");
+    cluster.nodes[0].kill();
+
+    let sound = fs::read(&log).unwrap();
+    for (what, bytes) in [
+        ("not a database", b"this is no database".repeat(1000)),
+        ("a file of zeros", vec![0; sound.len()]),
+        ("an empty file", Vec::new()),
+    ] {
+        fs::write(&log, &bytes).unwrap();
+        refused(&[path(&log)], what);
+        assert!(fs::read(&log).unwrap() == bytes, "{what}: the file is left as it is");
+    }
+    // Of the rest of a file it is told what it holds, and what is missing.
+    for bytes in [&sound[..200], &sound[..sound.len() / 2]] {
+        fs::write(&log, bytes).unwrap();
+        for (args, output) in looks(&data) {
+            let line = stderr(&output);
+            assert_eq!(exit_code(&output), 1, "{args:?} {}: {line}", bytes.len());
+            assert_eq!(line.lines().count(), 1, "{args:?}: {line}");
+            assert!(line.contains(path(&log)) && !line.contains("panicked"), "{args:?}: {line}");
+        }
+        assert!(fs::read(&log).unwrap() == bytes, "{} bytes are left as they are", bytes.len());
+    }
+    fs::write(&log, &sound).unwrap();
+
+    let from = |other: &Path| run(&["log", "repair", "--data", path(&data), "--from-data", path(other)]);
+    assert_refused(&from(&data), 2, &["another member"], "repair from itself");
+    assert_refused(&from(&data.join("nothing")), 1, &["does not exist"], "repair from nothing");
+    let entries = run(&["log", "entries", "--data", path(&data), "--group", "7"]);
+    assert_refused(&entries, 1, &["group 7", "only these: 0"], "a group that is not there");
+    let shown = run(&["log", "--data", path(&data), "--json"]);
+    assert_eq!(exit_code(&shown), 0, "{}", stderr(&shown));
+
+    fs::remove_file(&log).unwrap();
+    refused(&[path(&log), "does not exist", "--data"], "a folder without a log");
+    assert!(!log.exists(), "none is made");
+    fs::create_dir(&log).unwrap();
+    refused(&[path(&log)], "a folder for a log");
 }
 
 #[test]

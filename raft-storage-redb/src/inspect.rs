@@ -7,7 +7,7 @@ use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf, Bytes};
-use raft_core::codec::{CodecError, cold};
+use raft_core::codec::{CodecError, versioned};
 use raft_core::log_store::{Claim, StorageError, StorageErrorKind};
 use raft_core::types::{ClusterId, Entry, GroupId, HardState, Index, NodeId, Outline, SnapshotMeta};
 use redb::TableHandle;
@@ -286,7 +286,8 @@ impl Inspector {
         report
     }
 
-    pub(crate) fn rows_damage(&self) -> &[Damage] {
+    /// What is damaged beside the entries, which is read when the file is opened. [`verify`](Self::verify) names it too.
+    pub fn rows_damage(&self) -> &[Damage] {
         &self.damage
     }
 
@@ -366,9 +367,9 @@ impl GroupRows {
         let body = || unseal(&group_key(group, kind), row);
         match kind {
             GROUP_STATE => self.state = Some(GroupState::decode(group, row).map_err(|e| ("state", e))?),
-            GROUP_OUTLINE => self.outline = body().and_then(cold::decode).map_err(|e| ("outline", e))?,
+            GROUP_OUTLINE => self.outline = body().and_then(versioned::decode).map_err(|e| ("outline", e))?,
             GROUP_SNAPSHOT => {
-                self.snapshot = Some(body().and_then(cold::decode).map_err(|e| ("snapshot", e))?)
+                self.snapshot = Some(body().and_then(versioned::decode).map_err(|e| ("snapshot", e))?)
             }
             _ => {}
         }

@@ -234,7 +234,7 @@ pub(crate) fn take_entry(chunk: &mut Bytes, index: Index) -> Result<raft_core::t
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use raft_core::codec::cold;
+    use raft_core::codec::versioned;
     use raft_core::types::{Entry, EntryId, Outline, Payload, SnapshotMeta};
 
     fn entry(index: Index) -> Entry {
@@ -319,7 +319,8 @@ mod tests {
             let key = group_key(group, kind);
             let Ok(body) = unseal(&key, row) else { continue };
             assert_eq!(seal(&key, body), row);
-            let _refused_or_not = (cold::decode::<Outline>(body), cold::decode::<SnapshotMeta>(body));
+            let _refused_or_not =
+                (versioned::decode::<Outline>(body), versioned::decode::<SnapshotMeta>(body));
         }
     }
 

@@ -4,11 +4,11 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft_core::codec::{CodecError, cold};
+use raft_core::codec::CodecError;
+use raft_core::codec::versioned::{self, Versioned};
 use raft_core::log_store::{LogState, StorageError, StorageErrorKind};
 use raft_core::types::{Entry, GroupId, Index};
 use redb::{Database, ReadTransaction, ReadableDatabase};
-use serde::de::DeserializeOwned;
 
 use crate::error::Name;
 use crate::layout::{
@@ -29,8 +29,8 @@ impl Reader {
         let state = self.state(&txn, group)?;
         Ok(LogState {
             hard_state: state.hard_state,
-            outline: self.cold_row(&txn, group, GROUP_OUTLINE)?.unwrap_or_default(),
-            snapshot: self.cold_row(&txn, group, GROUP_SNAPSHOT)?,
+            outline: self.versioned_row(&txn, group, GROUP_OUTLINE)?.unwrap_or_default(),
+            snapshot: self.versioned_row(&txn, group, GROUP_SNAPSHOT)?,
             last: state.last,
         })
     }
@@ -104,13 +104,13 @@ impl Reader {
         Ok(self.row(txn, group, GROUP_STATE, decode)?.unwrap_or_default())
     }
 
-    fn cold_row<T: DeserializeOwned>(
+    fn versioned_row<T: Versioned>(
         &self,
         txn: &ReadTransaction,
         group: GroupId,
         kind: u8,
     ) -> Result<Option<T>, StorageError> {
-        self.row(txn, group, kind, |row| cold::decode(unseal(&group_key(group, kind), row)?))
+        self.row(txn, group, kind, |row| versioned::decode(unseal(&group_key(group, kind), row)?))
     }
 
     fn row<T>(

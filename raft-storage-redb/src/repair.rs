@@ -17,7 +17,7 @@ use crate::layout::{
     GROUP_OUTLINE, GROUP_SNAPSHOT, GROUP_STATE, GROUPS, GroupState, Identity, LOG, STORE, STORE_IDENTITY,
 };
 use crate::open::{create_scratch, sync_folder_of};
-use crate::writer::{insert_entries, seal_cold};
+use crate::writer::{insert_entries, seal_versioned};
 
 const DOING: &str = "repair";
 /// How many bytes of entries are in memory, and in one commit of the new file, at most; one entry may be more.
@@ -313,10 +313,10 @@ impl Scratch {
                 let GroupLog { group, hard_state, base, last, ref outline, ref snapshot } = *log;
                 let state = GroupState { hard_state, base, last }.encode(group);
                 groups.insert((group.0, GROUP_STATE), state.as_slice()).map_err(redb)?;
-                let outline = seal_cold(name, group, GROUP_OUTLINE, outline)?;
+                let outline = seal_versioned(name, group, GROUP_OUTLINE, outline)?;
                 groups.insert((group.0, GROUP_OUTLINE), outline.as_slice()).map_err(redb)?;
                 if let Some(snapshot) = snapshot {
-                    let snapshot = seal_cold(name, group, GROUP_SNAPSHOT, snapshot)?;
+                    let snapshot = seal_versioned(name, group, GROUP_SNAPSHOT, snapshot)?;
                     groups.insert((group.0, GROUP_SNAPSHOT), snapshot.as_slice()).map_err(redb)?;
                 }
             }

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use raft_core::codec::{cold, entry};
+use raft_core::codec::entry;
+use raft_core::codec::versioned::{self, Versioned};
 use raft_core::log_store::{Claim, StorageError, StorageErrorKind, Write};
 use raft_core::types::{ClusterId, Entry, GroupId, Incarnation, Index, NodeId};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, Table, WriteTransaction};
-use serde::Serialize;
 
 use crate::Options;
 use crate::error::{Name, Panicked};
@@ -194,14 +194,14 @@ impl Writer {
     ) -> Result<(), StorageError> {
         let group = write.group;
         if let Some(snapshot) = &write.snapshot {
-            self.put_cold(group, GROUP_SNAPSHOT, snapshot, groups)?;
+            self.put_versioned(group, GROUP_SNAPSHOT, snapshot, groups)?;
         }
         if let Some(from) = write.truncate_from.filter(|from| *from <= before.last) {
             self.truncate(group, before.base, from, log)?;
         }
         insert_entries(&self.name, group, &write.entries, &mut self.buffer, log)?;
         if let Some(outline) = &write.outline {
-            self.put_cold(group, GROUP_OUTLINE, outline, groups)?;
+            self.put_versioned(group, GROUP_OUTLINE, outline, groups)?;
         }
         if after.base > before.base {
             self.compact(group, after, log)?;
@@ -257,14 +257,14 @@ impl Writer {
         log.retain_in((group.0, 0)..first_kept, |_, _| false).map_err(redb)
     }
 
-    fn put_cold<T: Serialize>(
+    fn put_versioned<T: Versioned>(
         &self,
         group: GroupId,
         kind: u8,
         value: &T,
         groups: &mut GroupsTable<'_>,
     ) -> Result<(), StorageError> {
-        let row = seal_cold(&self.name, group, kind, value)?;
+        let row = seal_versioned(&self.name, group, kind, value)?;
         groups.insert((group.0, kind), row.as_slice()).map_err(|e| self.name.redb(DOING, e))?;
         Ok(())
     }
@@ -312,13 +312,13 @@ pub(crate) fn insert_entries(
 }
 
 /// A row of the groups' table that holds a structure of the core's.
-pub(crate) fn seal_cold<T: Serialize>(
+pub(crate) fn seal_versioned<T: Versioned>(
     name: &Name,
     group: GroupId,
     kind: u8,
     value: &T,
 ) -> Result<Vec<u8>, StorageError> {
-    let body = cold::encode(value).map_err(|error| {
+    let body = versioned::encode(value).map_err(|error| {
         let what = format_args!("group {group}: a row cannot be stored ({error})");
         name.error(StorageErrorKind::Invalid, what)
     })?;

@@ -73,7 +73,7 @@ async fn welcome(shared: &Arc<Shared>, incoming: Incoming) -> Result<(), Fault> 
         Err(error) => Err(error),
     };
     let connection = connection.map_err(|error| reason.explain(error))?;
-    introduce(shared, &connection).await.inspect_err(|fault| connection.close(fault.code(), &[]))
+    introduce(shared, &connection).await.inspect_err(|fault| connection.close(fault.code(), fault.told()))
 }
 
 /// Hears who speaks, and answers.
@@ -82,7 +82,7 @@ async fn introduce(shared: &Arc<Shared>, connection: &Connection) -> Result<(), 
     let (mut send, mut receive) = connection.accept_bi().await?;
     let hello = Hello::read(&mut receive).await?;
     hello.check_names(authenticated.node, shared.local)?;
-    let answer = hello.answer(shared.local)?;
-    shared.admit(connection, &hello, None)?;
+    let answer = hello.answer(shared.local, shared.inbox.lineage())?;
+    shared.admit(connection, &hello, answer.max_version, None)?;
     answer.write(&mut send).await
 }

@@ -113,7 +113,7 @@ async fn dial_socket(
     socket: SocketAddr,
 ) -> Result<(), Fault> {
     let reason = Reason::default();
-    let tls = tls::client_config(&shared.credentials, peer, &reason)
+    let tls = tls::client_config(&shared.credentials(), peer, &reason)
         .map_err(|error| Fault::Lost(error.to_string()))?;
     let mut config = ClientConfig::new(Arc::new(tls));
     config.transport_config(Arc::clone(&shared.quic));
@@ -124,7 +124,7 @@ async fn dial_socket(
         .await
         .map_err(|error| reason.explain(error))?;
     let introduced = introduce(shared, &connection, peer, address).await;
-    introduced.inspect_err(|fault| connection.close(fault.code(), &[]))
+    introduced.inspect_err(|fault| connection.close(fault.code(), fault.told()))
 }
 
 /// Says hello, and hears who answers.
@@ -136,11 +136,11 @@ async fn introduce(
 ) -> Result<(), Fault> {
     let authenticated = shared.authenticated(connection)?;
     let (mut send, mut receive) = connection.open_bi().await?;
-    Hello::offer(shared.local, peer).write(&mut send).await?;
+    Hello::offer(shared.local, shared.inbox.lineage(), peer).write(&mut send).await?;
     let answer = Hello::read(&mut receive).await?;
     answer.check_answer()?;
     answer.check_names(authenticated.node, shared.local)?;
-    shared.admit(connection, &answer, Some(address.to_owned()))
+    shared.admit(connection, &answer, answer.max_version, Some(address.to_owned()))
 }
 
 /// Waits that double, each drawn from its upper half so that nodes that lost each other do not meet in step.

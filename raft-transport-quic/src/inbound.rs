@@ -25,12 +25,13 @@ const AHEAD_BYTES: usize = 1 << 20;
 /// Control messages carry no entries, so no frame of them comes near this.
 const MAX_CONTROL_FRAME_BYTES: usize = 4 << 20;
 /// How long a begun frame may go on without a byte: beyond what any network that Raft works over does.
-const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads a lane until its end.
 pub(crate) async fn read_lane(
     mut stream: RecvStream,
     peer: Peer,
+    version: u16,
     local: LocalNode,
     inbox: &dyn Inbox,
     counters: &Counters,
@@ -42,7 +43,7 @@ pub(crate) async fn read_lane(
         APPEND_TAG => wire::MAX_FRAME_BYTES,
         other => return Err(Fault::Malformed(format!("a stream of unknown kind {other}"))),
     };
-    let mut frames = Frames { buffer: BytesMut::with_capacity(READ_BYTES), max_frame_bytes };
+    let mut frames = Frames { buffer: BytesMut::with_capacity(READ_BYTES), max_frame_bytes, version };
     loop {
         let count = frames.fill(&mut stream).await?;
         if count == 0 {
@@ -81,6 +82,7 @@ fn check_names(envelope: &Envelope, peer: Peer, local: LocalNode) -> Result<(), 
 struct Frames {
     buffer: BytesMut,
     max_frame_bytes: usize,
+    version: u16,
 }
 
 impl Frames {
@@ -115,7 +117,7 @@ impl Frames {
             let mut frame = self.buffer.split_to(wire::FRAME_HEADER_BYTES + length).freeze();
             let mut header = [0; wire::FRAME_HEADER_BYTES];
             frame.copy_to_slice(&mut header);
-            let envelopes = wire::decode_frame(header, frame).map_err(malformed)?;
+            let envelopes = wire::decode_frame(self.version, header, frame).map_err(malformed)?;
             if batch.is_empty() {
                 batch = envelopes;
             } else {

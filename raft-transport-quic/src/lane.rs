@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use quinn::SendStream;
-use raft_core::codec::wire;
+use raft_core::codec::{CodecError, wire};
 use raft_core::message::{Envelope, Lane, Message};
 use raft_core::types::GroupId;
 use tokio::sync::Notify;
@@ -155,6 +155,7 @@ fn repeatable(envelope: &Envelope) -> Option<(GroupId, bool)> {
 /// Sends what comes into `queue` until it is closed and the peer has acknowledged all, or the connection ends.
 pub(crate) async fn write_lane(
     queue: &LaneQueue,
+    version: u16,
     mut stream: SendStream,
     counters: &Counters,
 ) -> Result<(), Fault> {
@@ -166,7 +167,7 @@ pub(crate) async fn write_lane(
     let _ = stream.set_priority(priority);
     stream.write_chunk(Bytes::from_static(tag)).await?;
     while let Some(pack) = queue.next().await {
-        let (frames, sent) = encode(&pack);
+        let (frames, sent) = encode(version, &pack);
         counters.dropped.add(pack.len() - sent);
         drop(pack);
         let bytes = frames.len();
@@ -183,16 +184,20 @@ pub(crate) async fn write_lane(
 
 /// The frames of `pack`, and how many of its messages are in them: one frame of all, or, where a message cannot be
 /// encoded, a frame of each that can.
-fn encode(pack: &[Envelope]) -> (Bytes, usize) {
+fn encode(version: u16, pack: &[Envelope]) -> (Bytes, usize) {
     let mut frames =
         Vec::with_capacity(wire::FRAME_HEADER_BYTES + pack.iter().map(Envelope::bytes).sum::<usize>());
-    if wire::encode_frame(pack, &mut frames).is_ok() {
+    if wire::encode_frame(version, pack, &mut frames).is_ok() {
         return (frames.into(), pack.len());
     }
     let mut sent = 0;
     for envelope in pack {
-        match wire::encode_frame([envelope], &mut frames) {
+        match wire::encode_frame(version, [envelope], &mut frames) {
             Ok(()) => sent += 1,
+            // The peer is to be upgraded: the engine holds such messages back until every member has announced the version.
+            Err(CodecError::Unsupported) => {
+                tracing::debug!(group = %envelope.group, version, "a message cannot be carried")
+            }
             Err(error) => tracing::error!(group = %envelope.group, %error, "a message cannot be sent"),
         }
     }
@@ -202,12 +207,18 @@ fn encode(pack: &[Envelope]) -> (Bytes, usize) {
 #[cfg(test)]
 mod tests {
     use raft_core::message::{AppendOutcome, AppendRequest, AppendResponse, VoteResponse};
-    use raft_core::types::{Entry, EntryId, Payload, Peer};
+    use raft_core::types::{Entry, EntryId, Lineage, Payload, Peer};
 
     use super::*;
 
     fn envelope(group: u64, message: Message) -> Envelope {
-        Envelope { group: GroupId(group), from: Peer::default(), to: Peer::default(), message }
+        Envelope {
+            group: GroupId(group),
+            from: Peer::default(),
+            to: Peer::default(),
+            lineage: Lineage::UNKNOWN,
+            message,
+        }
     }
 
     fn heartbeat(group: u64, round: u64) -> Envelope {
@@ -217,7 +228,7 @@ mod tests {
 
     fn answer(round: u64) -> Envelope {
         let outcome = AppendOutcome::Accepted { matched: round, received: round };
-        envelope(1, Message::AppendResponse(AppendResponse { term: 1, round, outcome }))
+        envelope(1, Message::AppendResponse(AppendResponse { term: 1, round, outcome, priority: 0 }))
     }
 
     fn vote(term: u64) -> Envelope {

@@ -15,6 +15,7 @@ mod link;
 mod options;
 mod peers;
 mod shared;
+mod snapshot;
 mod stats;
 mod sync;
 mod tls;

@@ -10,10 +10,12 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::fault::Fault;
+use crate::hello::SNAPSHOT_VERSION;
 use crate::inbound::read_lane;
 use crate::lane::{LaneQueue, write_lane};
-use crate::options::QuicOptions;
+use crate::options::{self, QuicOptions};
 use crate::shared::Shared;
+use crate::snapshot;
 
 /// How long a connection that ends in peace tries to send what waits, and to deliver what has arrived.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(250);
@@ -24,6 +26,8 @@ pub(crate) struct Link {
     pub(crate) connection: Connection,
     pub(crate) peer: Peer,
     pub(crate) boot: u64,
+    /// What both speak.
+    pub(crate) version: u16,
     /// Where we dialed; `None` where the peer dialed us.
     pub(crate) dialed: Option<String>,
     since: Instant,
@@ -36,6 +40,7 @@ impl Link {
         connection: Connection,
         peer: Peer,
         boot: u64,
+        version: u16,
         dialed: Option<String>,
         options: &QuicOptions,
     ) -> Self {
@@ -43,6 +48,7 @@ impl Link {
             connection,
             peer,
             boot,
+            version,
             dialed,
             since: Instant::now(),
             control: LaneQueue::new(Lane::Control, options.control_queue_bytes),
@@ -114,6 +120,7 @@ async fn all(tasks: &mut JoinSet<Result<(), Fault>>) {
 }
 
 async fn serve_lanes(shared: &Arc<Shared>, link: &Arc<Link>) -> Fault {
+    options::widen(&link.connection);
     let mut writers = JoinSet::new();
     let mut readers = JoinSet::new();
     for lane in [Lane::Control, Lane::Append] {
@@ -124,16 +131,16 @@ async fn serve_lanes(shared: &Arc<Shared>, link: &Arc<Link>) -> Fault {
                 Lane::Control => &link.control,
                 Lane::Append => &link.append,
             };
-            write_lane(queue, stream, &shared.counters).await
+            write_lane(queue, link.version, stream, &shared.counters).await
         });
     }
     let fault = loop {
         let ended = tokio::select! {
             stream = link.connection.accept_uni() => match stream {
                 Ok(stream) => {
-                    let (shared, peer) = (Arc::clone(shared), link.peer);
+                    let (shared, peer, version) = (Arc::clone(shared), link.peer, link.version);
                     readers.spawn(async move {
-                        read_lane(stream, peer, shared.local, &*shared.inbox, &shared.counters).await
+                        read_lane(stream, peer, version, shared.local, &*shared.inbox, &shared.counters).await
                     });
                     continue;
                 }
@@ -144,6 +151,20 @@ async fn serve_lanes(shared: &Arc<Shared>, link: &Arc<Link>) -> Fault {
                     }
                     break error.into();
                 }
+            },
+            stream = link.connection.accept_bi(), if link.version >= SNAPSHOT_VERSION => match stream {
+                Ok((send, receive)) => {
+                    let (shared, link) = (Arc::clone(shared), Arc::clone(link));
+                    readers.spawn(async move {
+                        let counters = Arc::clone(&shared.counters);
+                        let stream = snapshot::accept(link.connection.clone(), send, receive, counters).await?;
+                        shared.inbox.snapshot(link.peer.node, Box::new(stream));
+                        Ok(())
+                    });
+                    continue;
+                }
+                // The other branch knows how connections end.
+                Err(_) => continue,
             },
             Some(ended) = writers.join_next() => ended,
             Some(ended) = readers.join_next() => ended,

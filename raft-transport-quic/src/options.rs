@@ -3,23 +3,31 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
-use raft_core::transport::TransportError;
+use quinn::{Connection, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use raft_core::transport::{MAX_SNAPSHOT_FRAME_BYTES, TransportError};
+
+use crate::snapshot::MAX_WINDOW_BYTES;
 
 /// The smallest datagram that QUIC may count on.
 const MIN_MTU: u16 = 1200;
 /// Beyond this, batches of segments outgrow what the system takes in one call, and are lost in silence.
 const MAX_MTU: u16 = 6500;
 
-/// What a peer may have on its way to us in one stream: the bandwidth-delay product of 1 Gbit/s at 60 ms.
-const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-/// For all streams of a connection together. Above a stream's window on both sides, so that a full append lane never
-/// holds the control lane up.
-const CONNECTION_WINDOW_BYTES: u32 = 3 * STREAM_WINDOW_BYTES;
-/// The two lanes.
-const MAX_UNI_STREAMS: u32 = 2;
+/// What a peer may have on its way to us in one stream: the bandwidth-delay product of 1 Gbit/s at 50 ms.
+const STREAM_WINDOW_BYTES: u32 = 6 << 20;
+/// The lanes.
+const LANES: u32 = 2;
+/// Snapshots that a peer may send to us at once, and that we send to it.
+const MAX_SNAPSHOTS: u32 = 4;
+/// What a snapshot has on its way at most: its window, and the frame that goes beyond it.
+const SNAPSHOT_BYTES: u32 = (MAX_WINDOW_BYTES + MAX_SNAPSHOT_FRAME_BYTES) as u32;
+/// For all streams of a connection together: room for each, so that neither a full append lane nor snapshots that nobody
+/// reads hold the control lane up.
+const CONNECTION_WINDOW_BYTES: u32 = LANES * STREAM_WINDOW_BYTES + MAX_SNAPSHOTS * SNAPSHOT_BYTES;
+/// The same before the peer is admitted: it may say its hello, and nothing that we would have to keep.
+const STRANGER_WINDOW_BYTES: u32 = 8 << 10;
 /// The hello.
-const MAX_BIDI_STREAMS: u32 = 1;
+const STRANGER_STREAMS: u32 = 1;
 /// The first guess of a round trip: a lost first packet is repeated after three times this.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Keep-alives per idle timeout: several may be lost.
@@ -116,12 +124,19 @@ impl QuicOptions {
             .keep_alive_interval(Some(self.idle_timeout / KEEP_ALIVES_PER_TIMEOUT))
             .initial_rtt(INITIAL_RTT)
             .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
-            .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
+            .receive_window(VarInt::from_u32(STRANGER_WINDOW_BYTES))
             .send_window(u64::from(CONNECTION_WINDOW_BYTES))
-            .max_concurrent_uni_streams(VarInt::from_u32(MAX_UNI_STREAMS))
-            .max_concurrent_bidi_streams(VarInt::from_u32(MAX_BIDI_STREAMS))
+            .max_concurrent_uni_streams(VarInt::from_u32(0))
+            .max_concurrent_bidi_streams(VarInt::from_u32(STRANGER_STREAMS))
             .datagram_receive_buffer_size(None)
             .mtu_discovery_config(Some(mtu));
         Ok(Arc::new(config))
     }
+}
+
+/// Gives a connection whose peer is admitted the room that its lanes and snapshots need.
+pub(crate) fn widen(connection: &Connection) {
+    connection.set_receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES));
+    connection.set_max_concurrent_uni_streams(VarInt::from_u32(LANES));
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(MAX_SNAPSHOTS));
 }

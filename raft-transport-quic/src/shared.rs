@@ -1,6 +1,6 @@
 //! What all tasks of a running transport share, and how a connection comes to be one of its links.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use quinn::{Connection, Endpoint, ServerConfig};
@@ -15,17 +15,21 @@ use tokio::task::AbortHandle;
 use crate::credentials::Credentials;
 use crate::dial;
 use crate::fault::Fault;
-use crate::hello::Hello;
+use crate::hello::{Hello, SNAPSHOT_VERSION};
 use crate::identity::Identity;
 use crate::link::{self, Link};
 use crate::options::QuicOptions;
 use crate::peers::{Peers, Registered};
+use crate::snapshot::{self, QuicSnapshotStream};
 use crate::stats::Counters;
-use crate::sync::lock;
+use crate::sync::{lock, read};
 use crate::tls::{self, Reason};
 
 /// At most one warning about strangers in this time: whoever can reach the port could fill the log otherwise.
 const WARNING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is kept of a connection that is not begun yet: its first packets.
+const INCOMING_BYTES: u64 = 16 << 10;
 
 /// What connections are taken in with.
 pub(crate) fn server_config(
@@ -37,6 +41,10 @@ pub(crate) fn server_config(
     let mut config = ServerConfig::with_crypto(Arc::new(tls::server_config(credentials, reason)?));
     config.transport_config(Arc::clone(quic));
     config.max_incoming(options.max_handshakes);
+    // Each is taken or turned away at once, so little comes together here.
+    config
+        .incoming_buffer_size(INCOMING_BYTES)
+        .incoming_buffer_size_total(INCOMING_BYTES * options.max_handshakes as u64);
     Ok(config)
 }
 
@@ -44,7 +52,8 @@ pub(crate) fn server_config(
 pub(crate) struct Shared {
     pub(crate) local: LocalNode,
     pub(crate) inbox: Arc<dyn Inbox>,
-    pub(crate) credentials: Credentials,
+    /// Those of the next connection.
+    pub(crate) credentials: Arc<RwLock<Credentials>>,
     pub(crate) options: QuicOptions,
     pub(crate) quic: Arc<quinn::TransportConfig>,
     pub(crate) counters: Arc<Counters>,
@@ -96,6 +105,20 @@ impl Shared {
         self.counters.dropped.add(misdirected + dropped);
     }
 
+    /// Opens a stream for a snapshot to `to`.
+    pub(crate) async fn open_snapshot(&self, to: NodeId) -> Result<QuicSnapshotStream, TransportError> {
+        let refuse = |why: &dyn std::fmt::Display| {
+            TransportError::new(format!("no snapshot can be sent to node {to}: {why}"))
+        };
+        let link = self.peers.link(to).ok_or_else(|| refuse(&"it is not connected"))?;
+        if link.version < SNAPSHOT_VERSION {
+            return Err(refuse(&"its version takes none; upgrade it"));
+        }
+        let counters = Arc::clone(&self.counters);
+        let opened = snapshot::open(&link.connection, counters, self.options.connect_timeout).await;
+        opened.map_err(|fault| refuse(&fault))
+    }
+
     pub(crate) fn connect(self: &Arc<Self>, peer: NodeId, address: &str) {
         if peer == self.local.peer.node {
             tracing::warn!(%peer, "a node does not connect to itself");
@@ -105,9 +128,13 @@ impl Shared {
             .want(peer, address, |address| self.spawn(dial::keep_connected(Arc::clone(self), peer, address)));
     }
 
+    pub(crate) fn credentials(&self) -> Credentials {
+        read(&self.credentials).clone()
+    }
+
     /// What one connection is taken in with.
     pub(crate) fn server_config(&self, reason: &Reason) -> Result<ServerConfig, TransportError> {
-        server_config(&self.credentials, &self.options, &self.quic, reason)
+        server_config(&self.credentials(), &self.options, &self.quic, reason)
     }
 
     /// Whom the peer's certificate names. The handshake has verified it.
@@ -126,19 +153,20 @@ impl Shared {
         Ok(identity)
     }
 
-    /// Makes `connection` the link to the peer that said `hello` on it, and begins to send and receive, if the inbox
+    /// Makes `connection` the link to the peer that said `hello` on it, in the agreed `version`, and begins to send and receive, if the inbox
     /// admits the peer and the pair has no better connection.
     pub(crate) fn admit(
         self: &Arc<Self>,
         connection: &Connection,
         hello: &Hello,
+        version: u16,
         dialed: Option<String>,
     ) -> Result<(), Fault> {
-        let link = Link::new(connection.clone(), hello.from, hello.boot, dialed, &self.options);
+        let link = Link::new(connection.clone(), hello.from, hello.boot, version, dialed, &self.options);
         let link = Arc::new(link);
         loop {
             let epoch = self.peers.epoch();
-            self.inbox.admit(hello.from).map_err(Fault::Refused)?;
+            self.inbox.admit(hello.from, hello.lineage).map_err(Fault::Refused)?;
             match self.peers.register(&link, epoch, self.local.peer.node)? {
                 Registered::Kept { again } => {
                     self.counters.reconnects.add(usize::from(again));

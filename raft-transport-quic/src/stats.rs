@@ -18,6 +18,10 @@ pub struct QuicStats {
     pub received: u64,
     /// The bytes of frames received.
     pub received_bytes: u64,
+    /// The bytes of snapshots handed to QUIC, and of answers about them.
+    pub snapshot_sent_bytes: u64,
+    /// The bytes of snapshots received, and of answers about them.
+    pub snapshot_received_bytes: u64,
     /// Messages not sent: no connection, no room in the queue, or too large.
     pub dropped: u64,
     /// Connections that this node refused: certificate, hello, identity, or too many at once.
@@ -33,6 +37,8 @@ pub(crate) struct Counters {
     pub(crate) sent_bytes: Counter,
     pub(crate) received: Counter,
     pub(crate) received_bytes: Counter,
+    pub(crate) snapshot_sent_bytes: Counter,
+    pub(crate) snapshot_received_bytes: Counter,
     pub(crate) dropped: Counter,
     pub(crate) refused: Counter,
     pub(crate) malformed: Counter,
@@ -47,6 +53,8 @@ impl Counters {
             sent_bytes: self.sent_bytes.get(),
             received: self.received.get(),
             received_bytes: self.received_bytes.get(),
+            snapshot_sent_bytes: self.snapshot_sent_bytes.get(),
+            snapshot_received_bytes: self.snapshot_received_bytes.get(),
             dropped: self.dropped.get(),
             refused: self.refused.get(),
             malformed: self.malformed.get(),

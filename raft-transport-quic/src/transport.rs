@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, Runtime, TokioRuntime};
 use raft_core::message::Envelope;
-use raft_core::transport::{Inbox, LocalNode, Transport, TransportError};
+use raft_core::transport::{Inbox, LocalNode, SnapshotStream, Transport, TransportError};
 use raft_core::types::{Incarnation, NodeId};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Handle;
@@ -35,7 +35,7 @@ const USUAL_UDP_PAYLOAD_BYTES: u16 = 1472;
 /// with time and network enabled from `start` on, not before.
 pub struct QuicTransport {
     address: String,
-    credentials: Credentials,
+    credentials: Arc<RwLock<Credentials>>,
     options: QuicOptions,
     counters: Arc<Counters>,
     stage: RwLock<Stage>,
@@ -98,6 +98,7 @@ impl QuicTransport {
             None => local.to_string(),
         };
         let stage = RwLock::new(Stage::Bound(socket));
+        let credentials = Arc::new(RwLock::new(credentials));
         Ok(Self { address, credentials, options, counters: Arc::default(), stage })
     }
 
@@ -105,6 +106,25 @@ impl QuicTransport {
     pub fn stats(&self) -> QuicStats {
         let connected = self.running().map_or(0, |shared| shared.peers.connected());
         self.counters.snapshot(connected)
+    }
+
+    /// Takes new credentials of the same node, a renewed certificate or other authorities: every connection from now on
+    /// begins with them. Connections that are there go on. To move to a new authority, first give every node both.
+    ///
+    /// With a new private key, peers notice the node's next restart only by its silence: keep the key where you can.
+    ///
+    /// # Errors
+    /// Where they are another node's; the old ones stay.
+    pub fn reload(&self, credentials: Credentials) -> Result<(), TransportError> {
+        let mut current = write(&self.credentials);
+        if (credentials.cluster(), credentials.node()) != (current.cluster(), current.node()) {
+            return Err(TransportError::new(format!(
+                "{credentials:?} cannot take the place of {current:?}: use the certificate issued for this node"
+            )));
+        }
+        *current = credentials;
+        tracing::info!("credentials reloaded");
+        Ok(())
     }
 
     fn running(&self) -> Option<Arc<Shared>> {
@@ -115,7 +135,8 @@ impl QuicTransport {
     }
 
     fn check(&self, local: &LocalNode) -> Result<(), TransportError> {
-        let (cluster, node) = (self.credentials.cluster(), self.credentials.node());
+        let credentials = read(&self.credentials);
+        let (cluster, node) = (credentials.cluster(), credentials.node());
         if local.cluster != cluster {
             return Err(TransportError::new(format!(
                 "the certificate is of cluster {cluster} and the data of cluster {}: use the certificate issued for it",
@@ -145,8 +166,9 @@ impl QuicTransport {
         let failed =
             |error: io::Error| TransportError::new(format!("cannot listen on {}: {error}", self.address));
         let quic = self.options.transport_config()?;
-        let keys = StableKeys::derive(&self.credentials)?;
-        let server = server_config(&self.credentials, &self.options, &quic, &Reason::default())?;
+        let credentials = read(&self.credentials).clone();
+        let keys = StableKeys::derive(&credentials)?;
+        let server = server_config(&credentials, &self.options, &quic, &Reason::default())?;
         let mut endpoint = EndpointConfig::new(Arc::clone(&keys.reset) as _);
         endpoint.cid_generator(move || Box::new(keys.connection_ids()));
         endpoint
@@ -161,7 +183,7 @@ impl QuicTransport {
         let shared = Arc::new(Shared {
             local,
             inbox,
-            credentials: self.credentials.clone(),
+            credentials: Arc::clone(&self.credentials),
             options: self.options.clone(),
             quic,
             counters: Arc::clone(&self.counters),
@@ -214,6 +236,11 @@ impl Transport for QuicTransport {
         }
     }
 
+    async fn open_snapshot(&self, to: NodeId) -> Result<Box<dyn SnapshotStream>, TransportError> {
+        let shared = self.running().ok_or_else(|| TransportError::new("the transport is not running"))?;
+        Ok(Box::new(shared.open_snapshot(to).await?))
+    }
+
     async fn stop(&self) {
         let stage = std::mem::replace(&mut *write(&self.stage), Stage::Stopped);
         let Stage::Running(Running { shared, alive, mut ended, socket }) = stage else { return };
@@ -249,7 +276,7 @@ impl std::fmt::Debug for QuicTransport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("QuicTransport")
             .field("address", &self.address)
-            .field("credentials", &self.credentials)
+            .field("credentials", &*read(&self.credentials))
             .finish_non_exhaustive()
     }
 }

@@ -6,15 +6,17 @@
 //! | 4 | length of the payload |
 //! | 8 | term |
 //! | 8 | index |
-//! | 1 | kind: 0 no-op, 1 command, 2 membership |
-//! | length | payload: nothing, the command, or the membership as [`cold`] encodes it |
+//! | 1 | kind: 0 no-op, 1 command, 2 membership in format 1, 3 membership in a later format |
+//! | length | payload: nothing, the command, or the membership as [`versioned`] encodes it |
 //!
 //! The checksum binds term and index, so an entry's bytes are never taken for another entry's.
 
 use bytes::{Buf, BufMut, Bytes};
 
-use super::{CodecError, cold};
+use super::CodecError;
+use super::versioned::{self, Versioned as _};
 use crate::config::MAX_ENTRY_BYTES_LIMIT;
+use crate::membership::Membership;
 use crate::types::{Entry, EntryId, Payload};
 
 /// The bytes before an entry's payload.
@@ -23,6 +25,7 @@ pub const HEADER_BYTES: usize = 25;
 const NOOP: u8 = 0;
 const COMMAND: u8 = 1;
 const MEMBERSHIP: u8 = 2;
+const LATER_MEMBERSHIP: u8 = 3;
 
 /// Appends an entry's bytes to `out`.
 ///
@@ -34,8 +37,8 @@ pub fn encode(entry: &Entry, out: &mut Vec<u8>) -> Result<(), CodecError> {
         Payload::Noop => (NOOP, &[]),
         Payload::Command(command) => (COMMAND, command),
         Payload::Membership(value) => {
-            membership = cold::encode(value)?;
-            (MEMBERSHIP, &membership)
+            membership = versioned::encode(&**value)?;
+            (kind_of(value), &membership)
         }
     };
     if payload.len() > MAX_ENTRY_BYTES_LIMIT {
@@ -52,6 +55,11 @@ pub fn encode(entry: &Entry, out: &mut Vec<u8>) -> Result<(), CodecError> {
     let checksum = crc32c::crc32c(&out[start + 4..]);
     out[start..start + 4].copy_from_slice(&checksum.to_le_bytes());
     Ok(())
+}
+
+/// The versions before know only the first format, and refuse the other kind by its number.
+fn kind_of(membership: &Membership) -> u8 {
+    if membership.format() == 1 { MEMBERSHIP } else { LATER_MEMBERSHIP }
 }
 
 /// Takes one entry off the front of `bytes`; a command's bytes are a slice of them, not a copy.
@@ -82,7 +90,13 @@ pub fn decode(bytes: &mut Bytes) -> Result<Entry, CodecError> {
         NOOP if entry.is_empty() => Payload::Noop,
         NOOP => return Err(CodecError::Trailing),
         COMMAND => Payload::Command(entry),
-        MEMBERSHIP => Payload::Membership(Box::new(cold::decode(&entry)?)),
+        MEMBERSHIP | LATER_MEMBERSHIP => {
+            let membership: Membership = versioned::decode(&entry)?;
+            if kind != kind_of(&membership) {
+                return Err(CodecError::Malformed);
+            }
+            Payload::Membership(Box::new(membership))
+        }
         other => return Err(CodecError::UnknownKind(other)),
     };
     Ok(Entry { id: EntryId::new(term, index), payload })

@@ -1,8 +1,11 @@
 //! Bytes on wire and disk. Entries and messages have one hand-kept layout ([`entry`], [`wire`]), decoded without
-//! copying payloads; cold structures go through serde and bincode ([`cold`]).
+//! copying payloads; cold structures go through serde and bincode ([`cold`]), and those whose layout has grown keep all their
+//! formats in [`versioned`].
 
 pub mod cold;
 pub mod entry;
+pub mod transfer;
+pub mod versioned;
 pub mod wire;
 
 /// Bytes that are not what they should be.
@@ -24,6 +27,9 @@ pub enum CodecError {
     /// A length, count or number beyond its limit.
     #[error("a length or number is beyond its limit")]
     TooLarge,
+    /// A version that is not known, or one that cannot carry the value.
+    #[error("this version is not known, or cannot carry the value")]
+    Unsupported,
     /// A structure does not decode.
     #[error("the structure does not decode")]
     Malformed,

@@ -13,18 +13,36 @@
 //! | 8 | group |
 //! | 8, 8 | sender: node, incarnation |
 //! | 8, 8 | receiver: node, incarnation |
+//! | 8 | sender's lineage; from version 2 on |
 //! | 1 | kind of message |
 //! | | the message's fields in the order of its struct; a flag is one byte, 0 or 1 |
 //!
-//! Entries are a count of 4 bytes and then each as in [`entry`]. The protocol version is agreed in the transport's hello.
+//! Entries are a count of 4 bytes and then each as in [`entry`]. The version is agreed in the transport's hello:
+//!
+//! | version | carries |
+//! | --- | --- |
+//! | 1 | kinds 1 to 6; configurations of format 1 |
+//! | 2 | the sender's lineage; configurations of every format (see [`versioned`](super::versioned)); the last field of kind 6; kind 7; priorities |
+
+use std::ops::RangeInclusive;
 
 use bytes::{Buf, BufMut, Bytes};
 
+use super::versioned::Versioned as _;
 use super::{CodecError, entry};
 use crate::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
 };
-use crate::types::{EntryId, GroupId, Incarnation, NodeId, Peer};
+use crate::types::{EntryId, GroupId, Incarnation, Lineage, NodeId, Payload, Peer};
+
+/// The versions that this one can speak: what [`encode_frame`] and [`decode_frame`] take.
+pub const VERSIONS: RangeInclusive<u16> = 1..=2;
+
+/// The first version with the sender's lineage.
+const WITH_LINEAGE: u16 = 2;
+
+/// The first version with transfers of leadership and priorities.
+const WITH_TRANSFER: u16 = 2;
 
 /// The bytes before a frame's body.
 pub const FRAME_HEADER_BYTES: usize = 8;
@@ -38,26 +56,35 @@ const APPEND_REQUEST: u8 = 3;
 const APPEND_RESPONSE: u8 = 4;
 const IDENTITY_REQUEST: u8 = 5;
 const IDENTITY_RESPONSE: u8 = 6;
+const TIMEOUT_NOW: u8 = 7;
 
 const ACCEPTED: u8 = 0;
 const CONFLICT: u8 = 1;
 const STALE: u8 = 2;
 
-/// Appends a frame of `envelopes` to `out`.
+/// Appends a frame of `envelopes` in a `version` to `out`.
 ///
 /// # Errors
-/// [`CodecError::TooLarge`] where the body would be beyond [`MAX_FRAME_BYTES`]; `out` is as before then.
+/// [`CodecError::TooLarge`] where the body would be beyond [`MAX_FRAME_BYTES`]; [`CodecError::Unsupported`] where the version
+/// cannot carry one of them: it is to be dropped, as if lost. `out` is as before then.
 pub fn encode_frame<'a>(
+    version: u16,
     envelopes: impl IntoIterator<Item = &'a Envelope>,
     out: &mut Vec<u8>,
 ) -> Result<(), CodecError> {
+    if !VERSIONS.contains(&version) {
+        return Err(CodecError::Unsupported);
+    }
     let start = out.len();
     out.put_u64_le(0);
     for envelope in envelopes {
-        let encoded = encode_envelope(envelope, out);
-        if encoded.is_err() || out.len() - start - FRAME_HEADER_BYTES > MAX_FRAME_BYTES {
+        let mut encoded = encode_envelope(version, envelope, out);
+        if out.len() - start - FRAME_HEADER_BYTES > MAX_FRAME_BYTES {
+            encoded = Err(CodecError::TooLarge);
+        }
+        if let Err(error) = encoded {
             out.truncate(start);
-            return Err(CodecError::TooLarge);
+            return Err(error);
         }
     }
     let body = start + FRAME_HEADER_BYTES;
@@ -77,11 +104,18 @@ pub fn body_bytes(header: [u8; FRAME_HEADER_BYTES]) -> Result<usize, CodecError>
     if length > MAX_FRAME_BYTES { Err(CodecError::TooLarge) } else { Ok(length) }
 }
 
-/// Decodes a frame: its `header`, and its `body` of [`body_bytes`] bytes. Commands are slices of `body`, not copies.
+/// Decodes a frame of a `version`: its `header`, and its `body` of [`body_bytes`] bytes. Commands are slices of `body`, not copies.
 ///
 /// # Errors
-/// Where the bytes are no frame.
-pub fn decode_frame(header: [u8; FRAME_HEADER_BYTES], body: Bytes) -> Result<Vec<Envelope>, CodecError> {
+/// Where the bytes are no frame of this version.
+pub fn decode_frame(
+    version: u16,
+    header: [u8; FRAME_HEADER_BYTES],
+    body: Bytes,
+) -> Result<Vec<Envelope>, CodecError> {
+    if !VERSIONS.contains(&version) {
+        return Err(CodecError::Unsupported);
+    }
     if body_bytes(header)? != body.len() {
         return Err(CodecError::Truncated);
     }
@@ -91,16 +125,19 @@ pub fn decode_frame(header: [u8; FRAME_HEADER_BYTES], body: Bytes) -> Result<Vec
     let mut body = body;
     let mut envelopes = Vec::new();
     while !body.is_empty() {
-        envelopes.push(decode_envelope(&mut body)?);
+        envelopes.push(decode_envelope(version, &mut body)?);
     }
     Ok(envelopes)
 }
 
-fn encode_envelope(envelope: &Envelope, out: &mut Vec<u8>) -> Result<(), CodecError> {
+fn encode_envelope(version: u16, envelope: &Envelope, out: &mut Vec<u8>) -> Result<(), CodecError> {
     out.put_u64_le(envelope.group.0);
     for peer in [envelope.from, envelope.to] {
         out.put_u64_le(peer.node.0);
         out.put_u64_le(peer.incarnation.0);
+    }
+    if version >= WITH_LINEAGE {
+        out.put_u64_le(envelope.lineage.0);
     }
     match &envelope.message {
         Message::VoteRequest(m) => {
@@ -124,6 +161,9 @@ fn encode_envelope(envelope: &Envelope, out: &mut Vec<u8>) -> Result<(), CodecEr
             out.put_u64_le(m.round);
             out.put_u32_le(u32::try_from(m.entries.len()).map_err(|_| CodecError::TooLarge)?);
             for e in &m.entries {
+                if version < WITH_LINEAGE && is_later(&e.payload) {
+                    return Err(CodecError::Unsupported);
+                }
                 entry::encode(e, out)?;
             }
         }
@@ -145,20 +185,43 @@ fn encode_envelope(envelope: &Envelope, out: &mut Vec<u8>) -> Result<(), CodecEr
                 }
                 AppendOutcome::Stale => out.put_u8(STALE),
             }
+            if version >= WITH_TRANSFER {
+                out.put_u8(m.priority);
+            }
         }
         Message::IdentityRequest => out.put_u8(IDENTITY_REQUEST),
-        Message::IdentityResponse { founded } => {
+        Message::IdentityResponse { founded, last } => {
             out.put_u8(IDENTITY_RESPONSE);
             out.put_u8(u8::from(*founded));
+            if version >= WITH_LINEAGE {
+                put_id(*last, out);
+            } else if !founded && *last != EntryId::ZERO {
+                // Told without it, the other node would found a cluster that drops a restored state.
+                return Err(CodecError::Unsupported);
+            }
+        }
+        Message::TimeoutNow(m) => {
+            if version < WITH_TRANSFER {
+                return Err(CodecError::Unsupported);
+            }
+            out.put_u8(TIMEOUT_NOW);
+            out.put_u64_le(m.term);
+            out.put_u64_le(m.round);
         }
     }
     Ok(())
 }
 
-fn decode_envelope(bytes: &mut Bytes) -> Result<Envelope, CodecError> {
+/// Whether the versions before the lineage refuse the payload.
+fn is_later(payload: &Payload) -> bool {
+    matches!(payload, Payload::Membership(membership) if membership.format() > 1)
+}
+
+fn decode_envelope(version: u16, bytes: &mut Bytes) -> Result<Envelope, CodecError> {
     let group = GroupId(take_u64(bytes)?);
     let from = take_peer(bytes)?;
     let to = take_peer(bytes)?;
+    let lineage = if version >= WITH_LINEAGE { Lineage(take_u64(bytes)?) } else { Lineage::UNKNOWN };
     let message = match take_u8(bytes)? {
         VOTE_REQUEST => Message::VoteRequest(VoteRequest {
             term: take_u64(bytes)?,
@@ -183,7 +246,11 @@ fn decode_envelope(bytes: &mut Bytes) -> Result<Envelope, CodecError> {
             }
             let mut entries = Vec::with_capacity(count);
             for _ in 0..count {
-                entries.push(entry::decode(bytes)?);
+                let entry = entry::decode(bytes)?;
+                if version < WITH_LINEAGE && is_later(&entry.payload) {
+                    return Err(CodecError::Unsupported);
+                }
+                entries.push(entry);
             }
             Message::AppendRequest(AppendRequest { term, prev, entries, commit, round })
         }
@@ -200,13 +267,20 @@ fn decode_envelope(bytes: &mut Bytes) -> Result<Envelope, CodecError> {
                 STALE => AppendOutcome::Stale,
                 other => return Err(CodecError::UnknownKind(other)),
             };
-            Message::AppendResponse(AppendResponse { term, round, outcome })
+            let priority = if version >= WITH_TRANSFER { take_u8(bytes)? } else { 0 };
+            Message::AppendResponse(AppendResponse { term, round, outcome, priority })
         }
         IDENTITY_REQUEST => Message::IdentityRequest,
-        IDENTITY_RESPONSE => Message::IdentityResponse { founded: take_flag(bytes)? },
+        IDENTITY_RESPONSE => Message::IdentityResponse {
+            founded: take_flag(bytes)?,
+            last: if version >= WITH_LINEAGE { take_id(bytes)? } else { EntryId::ZERO },
+        },
+        TIMEOUT_NOW if version >= WITH_TRANSFER => {
+            Message::TimeoutNow(TimeoutNow { term: take_u64(bytes)?, round: take_u64(bytes)? })
+        }
         other => return Err(CodecError::UnknownKind(other)),
     };
-    Ok(Envelope { group, from, to, message })
+    Ok(Envelope { group, from, to, lineage, message })
 }
 
 fn put_id(id: EntryId, out: &mut Vec<u8>) {

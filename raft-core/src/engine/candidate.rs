@@ -15,6 +15,8 @@ pub(super) struct Candidate {
     pub(super) deadline: Time,
     /// Ask those who have not answered, now or at this time.
     pub(super) ask_at: Time,
+    /// The leader asked for it.
+    transfer: bool,
     /// Who granted it.
     granted: BTreeSet<NodeId>,
 }
@@ -26,26 +28,40 @@ impl Engine {
             self.become_follower(self.term, None);
             return;
         }
+        // It could not win before its disk has its vote; all it could do is to disturb the others with its term.
+        if self.disk_stalls_for(self.config.election_timeout) {
+            self.put_off_campaign();
+            return;
+        }
         if self.config.pre_vote {
             self.leader = None;
-            self.role = Role::PreCandidate(self.new_candidate());
+            self.role = Role::PreCandidate(self.new_candidate(false));
             self.events.push(Event::PreCampaign { term: self.term + 1 });
         } else {
-            self.become_candidate();
+            self.become_candidate(false);
         }
     }
 
-    fn become_candidate(&mut self) {
+    fn put_off_campaign(&mut self) {
+        let deadline = self.election_deadline();
+        match &mut self.role {
+            Role::Follower(follower) => follower.deadline = deadline,
+            _ => self.become_follower(self.term, None),
+        }
+    }
+
+    /// Campaigns in the next term; with `transfer` because the leader asked for it.
+    pub(super) fn become_candidate(&mut self, transfer: bool) {
         self.term += 1;
         self.vote = Some(self.local.node);
         self.owed_vote = None;
         self.leader = None;
-        self.role = Role::Candidate(self.new_candidate());
+        self.role = Role::Candidate(self.new_candidate(transfer));
         self.events.push(Event::Campaign { term: self.term });
     }
 
-    fn new_candidate(&mut self) -> Candidate {
-        Candidate { deadline: self.election_deadline(), ask_at: self.now, granted: BTreeSet::new() }
+    fn new_candidate(&mut self, transfer: bool) -> Candidate {
+        Candidate { deadline: self.election_deadline(), ask_at: self.now, transfer, granted: BTreeSet::new() }
     }
 
     pub(super) fn on_vote_response(&mut self, from: Peer, response: VoteResponse) {
@@ -87,7 +103,7 @@ impl Engine {
         };
         match &self.role {
             Role::PreCandidate(asking) if won(asking, true) => {
-                self.become_candidate();
+                self.become_candidate(false);
             }
             Role::Candidate(candidate) if won(candidate, self.candidacy_is_durable()) => {
                 self.become_leader();
@@ -110,9 +126,9 @@ impl Engine {
             return;
         }
         candidate.ask_at = again;
-        let granted = candidate.granted.clone();
+        let (transfer, granted) = (candidate.transfer, candidate.granted.clone());
         let term = if pre_vote { self.term + 1 } else { self.term };
-        let request = VoteRequest { term, last: self.log.last(), pre_vote, transfer: false };
+        let request = VoteRequest { term, last: self.log.last(), pre_vote, transfer };
         let voters: Vec<Peer> = self
             .peers()
             .filter(|peer| self.membership().is_voter(peer.node) && !granted.contains(&peer.node))

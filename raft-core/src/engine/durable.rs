@@ -79,6 +79,19 @@ impl Durable {
         }
     }
 
+    /// A snapshot up to `last` takes the place of the log, whose first entry was `first`. Of the old log what lies at `kept` and
+    /// below counts on, as part of what is committed.
+    pub(super) fn replace(&mut self, kept: Index, first: Index, last: Index) {
+        self.index = self.index.min(kept);
+        for write in &mut self.pending {
+            write.upper = write.upper.min(kept);
+        }
+        if self.handed >= first {
+            self.truncate_from = Some(self.truncate_from.map_or(first, |earlier| earlier.min(first)));
+        }
+        self.handed = last;
+    }
+
     /// Since when the write that is on disk now has been there.
     pub(super) fn waits_since(&self) -> Option<Time> {
         self.pending.front().map(|write| write.since)

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::ready::SnapshotOutcome;
 use crate::types::{EntryId, Index, NodeId, Peer, Term};
 
 /// Something that happened.
@@ -40,12 +41,54 @@ pub enum Event {
         /// The term that it led in.
         term: Term,
     },
+    /// A leader begins to hand its leadership over.
+    Transferring {
+        /// To this node.
+        to: NodeId,
+        /// The term that it leads in.
+        term: Term,
+        /// Why.
+        reason: TransferReason,
+    },
+    /// A leader goes on leading: the other node did not take over in time.
+    TransferFailed {
+        /// The other node.
+        to: NodeId,
+        /// The term that it leads in.
+        term: Term,
+    },
     /// A follower drops entries that differ from its leader's.
     Truncated {
         /// The first entry dropped.
         from: EntryId,
         /// The last index dropped.
         last: Index,
+    },
+    /// A snapshot was taken.
+    SnapshotTaken {
+        /// The last entry that it covers.
+        last: EntryId,
+    },
+    /// A snapshot could not be taken.
+    SnapshotFailed,
+    /// The transfer of a snapshot ended.
+    SnapshotSent {
+        /// The receiver.
+        peer: NodeId,
+        /// How it ended.
+        outcome: SnapshotOutcome,
+    },
+    /// A peer does not have the snapshot that it had taken over: it is sent again.
+    SnapshotLost {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// A snapshot takes the place of the log, and then of the state.
+    SnapshotInstalled {
+        /// The last entry that it covers.
+        last: EntryId,
+        /// The last entry of the log that it replaces.
+        dropped: EntryId,
     },
     /// A peer's unanswered appends are taken for lost and sent again.
     Resend {
@@ -91,6 +134,9 @@ pub enum Refusal {
     OtherIncarnation,
     /// The sender's data folder is not the one that the membership binds it to.
     ForeignIncarnation,
+    /// The sender belongs to another lineage of the cluster: a majority was lost, and one node's log was declared to be the
+    /// cluster's without it.
+    OtherLineage,
     /// Two leaders in one term, or a leader of one's own term.
     SecondLeader,
     /// It would drop committed entries.
@@ -101,6 +147,8 @@ pub enum Refusal {
     BeyondLog,
     /// Its term or index is beyond any real one.
     OutOfRange,
+    /// It is a snapshot that cannot be: of no entry, or with a configuration that nobody can live in.
+    BadSnapshot,
     /// Too many entries wait for the disk already.
     Overloaded,
 }
@@ -112,12 +160,36 @@ impl fmt::Display for Refusal {
             Self::OtherNode => "it is for another node",
             Self::OtherIncarnation => "it is for another data folder of this node",
             Self::ForeignIncarnation => "the sender's data folder is not the one that belongs to the cluster",
+            Self::OtherLineage => "the sender belongs to another lineage of the cluster",
             Self::SecondLeader => "there is another leader in this term",
             Self::TruncatesCommitted => "it would drop committed entries",
             Self::BadEntries => "its entries are not a log",
             Self::BeyondLog => "it promises more than the log holds",
             Self::OutOfRange => "its term or index is beyond any real one",
+            Self::BadSnapshot => "it is no snapshot of a state",
             Self::Overloaded => "too many entries wait for the disk already",
+        })
+    }
+}
+
+/// Why a leader hands its leadership over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TransferReason {
+    /// It was asked to.
+    Asked,
+    /// The other node has a higher priority.
+    Preferred,
+    /// A write of this node has not finished for an election timeout.
+    DiskStalled,
+}
+
+impl fmt::Display for TransferReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Asked => "asked to",
+            Self::Preferred => "which is preferred",
+            Self::DiskStalled => "its own disk is stalled",
         })
     }
 }
@@ -125,7 +197,12 @@ impl fmt::Display for Refusal {
 impl fmt::Display for FoundingEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AlreadyFounded { by } => write!(f, "node {by} already belongs to a cluster"),
+            Self::AlreadyFounded { by } => {
+                write!(f, "node {by} already belongs to a cluster")
+            }
+            Self::Behind { by } => {
+                write!(f, "node {by} was restored from a backup and holds more: found the cluster there")
+            }
             Self::Overtaken => f.write_str("another node's founding came first"),
         }
     }
@@ -137,6 +214,11 @@ impl fmt::Display for FoundingEnd {
 pub enum FoundingEnd {
     /// A member already belongs to a founded cluster.
     AlreadyFounded {
+        /// The member.
+        by: NodeId,
+    },
+    /// A member holds more than this node: it was restored from a backup, and the cluster is to be founded there.
+    Behind {
         /// The member.
         by: NodeId,
     },

@@ -19,10 +19,10 @@ pub(super) struct Follower {
     /// The highest match promised to the leader.
     acked: Index,
     /// The highest round seen, and answered.
-    round: u64,
+    pub(super) round: u64,
     round_told: u64,
     /// The leader waits for an answer, whether or not the match grew.
-    owed: bool,
+    pub(super) owed: bool,
     /// The refusal to be sent.
     conflict: Option<AppendOutcome>,
 }
@@ -46,6 +46,9 @@ impl Engine {
             self.term = term;
             self.vote = None;
             self.owed_vote = None;
+        }
+        if leader.is_some() && leader != self.leader {
+            self.note_new_leader();
         }
         self.leader = leader;
         self.role = Role::Follower(Follower {
@@ -86,7 +89,9 @@ impl Engine {
             return;
         }
         // Paper, 5.4.1: the later last term, or the same and the longer log, is more up to date.
-        let up_to_date = request.last >= self.log.last() || self.has(Planted::VoteForShorterLog);
+        let up_to_date = request.last >= self.log.last()
+            || self.has(Planted::VoteForShorterLog)
+            || (request.transfer && self.has(Planted::TransferVoteIgnoresLog));
         let free = request.term > self.term
             || self.vote == Some(from.node)
             || (self.vote.is_none() && self.leader.is_none());
@@ -131,8 +136,8 @@ impl Engine {
 
     pub(super) fn on_append_request(&mut self, from: Peer, request: AppendRequest) {
         if request.term < self.term {
-            let stale = AppendResponse { term: self.term, round: 0, outcome: AppendOutcome::Stale };
-            self.send(from, Message::AppendResponse(stale));
+            let stale = self.append_response(0, AppendOutcome::Stale);
+            self.send(from, stale);
             return;
         }
         let second = match (&self.role, self.leader) {
@@ -244,13 +249,18 @@ impl Engine {
             AppendOutcome::Accepted { matched, received: follower.verified }
         });
         follower.acked = follower.acked.max(matched);
-        let (term, round) = (self.term, follower.round);
+        let round = follower.round;
         for outcome in conflict.into_iter().chain(accepted) {
             if let Role::Follower(follower) = &mut self.role {
                 follower.round_told = round;
             }
-            self.send(leader, Message::AppendResponse(AppendResponse { term, round, outcome }));
+            self.send(leader, self.append_response(round, outcome));
         }
+    }
+
+    fn append_response(&self, round: u64, outcome: AppendOutcome) -> Message {
+        let (term, priority) = (self.term, self.config.priority);
+        Message::AppendResponse(AppendResponse { term, round, outcome, priority })
     }
 }
 

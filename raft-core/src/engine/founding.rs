@@ -8,7 +8,7 @@ use super::event::{Event, FoundingEnd};
 use super::{BootstrapError, Engine, Role};
 use crate::membership::{Membership, NodeInfo};
 use crate::message::Message;
-use crate::types::{Incarnation, Index, NodeId, Peer, Time};
+use crate::types::{EntryId, Incarnation, NodeId, Peer, Time};
 
 /// A cluster in the making.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Founding {
 
 impl Engine {
     /// Founds a cluster of `members`, this node among them, all of which vote. A member whose incarnation is not given is
-    /// asked for it, and whether it belongs to a cluster already; so it must be up. Then this node campaigns. To be called on one node; calling it again, or on
+    /// asked for it, whether it belongs to a cluster already, and whether it holds more than this node; so it must be up. Then this node campaigns. To be called on one node; calling it again, or on
     /// several with the same members, does no harm.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ impl Engine {
         if self.fatal.is_some() {
             return Err(BootstrapError::Fatal);
         }
-        if self.log.last_index() > 0 || self.log.membership().is_some() {
+        if !self.may_found() {
             return Err(BootstrapError::NotBlank);
         }
         if self.founding.is_some() {
@@ -65,6 +65,11 @@ impl Engine {
         self.found_if_all_known();
         self.check();
         Ok(())
+    }
+
+    /// Whether there is no log yet, but for what a restored snapshot stands for.
+    fn may_found(&self) -> bool {
+        self.log.membership().is_none() && self.log.last() == self.log.base()
     }
 
     pub(super) fn founding_deadline(&self) -> Time {
@@ -89,11 +94,16 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_identity_response(&mut self, from: Peer, founded: bool) {
+    pub(super) fn on_identity_response(&mut self, from: Peer, founded: bool, last: EntryId) {
         let Some(founding) = &mut self.founding else { return };
         let Some(info) = founding.members.get_mut(&from.node) else { return };
         if founded {
             self.end_founding(FoundingEnd::AlreadyFounded { by: from.node });
+            return;
+        }
+        if last > self.log.last() {
+            // A restored state. It would not vote for this node, but blank nodes could, and the state would be lost.
+            self.end_founding(FoundingEnd::Behind { by: from.node });
             return;
         }
         let news = from.incarnation != Incarnation::UNKNOWN && info.incarnation != from.incarnation;
@@ -134,10 +144,11 @@ impl Engine {
 
     /// The configuration to begin the log with, if this leader founds the cluster.
     pub(super) fn take_founding(&mut self) -> Option<Membership> {
-        const FIRST: Index = 0;
-        if self.log.last_index() != FIRST {
+        if !self.may_found() {
             return None;
         }
-        self.founding.take().map(|founding| founding.membership)
+        let mut membership = self.founding.take()?.membership;
+        membership.lineage = self.random.lineage();
+        Some(membership)
     }
 }

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use super::transfer::Transfer;
 use super::{Engine, NUMBER_LIMIT, Role};
-use crate::types::{Index, NodeId, Term};
+use crate::types::{EntryId, Index, NodeId, Term};
 use crate::write::LogState;
 
 /// The group's own state breaks a rule that safety rests on. The group stops; the process does not.
@@ -29,6 +30,8 @@ pub(super) struct Summary {
     term: Term,
     vote: Option<NodeId>,
     leads: bool,
+    /// Whether another node was told to take over.
+    told: bool,
     base: Index,
     last: Index,
     commit: Index,
@@ -37,6 +40,8 @@ pub(super) struct Summary {
     durable: Index,
     durable_term: Term,
     handed: Index,
+    snapshot: Index,
+    installing: bool,
 }
 
 impl Engine {
@@ -45,6 +50,8 @@ impl Engine {
             term: self.term,
             vote: self.vote,
             leads: matches!(self.role, Role::Leader(_)),
+            told: matches!(&self.role, Role::Leader(leader)
+                if leader.transfer.as_ref().is_some_and(Transfer::is_told)),
             base: self.log.base().index,
             last: self.log.last_index(),
             commit: self.commit,
@@ -53,6 +60,8 @@ impl Engine {
             durable: self.durable.index,
             durable_term: self.durable.term,
             handed: self.durable.handed,
+            snapshot: self.snapshots.index(),
+            installing: self.snapshots.installing,
         }
     }
 }
@@ -68,6 +77,13 @@ impl Summary {
             "applied <= applying <= commit",
         )?;
         holds(self.applying <= self.durable, "only what is durable here is applied")?;
+        holds(self.base <= self.snapshot, "the log is not compacted beyond a durable snapshot")?;
+        holds(self.snapshot <= self.commit, "a snapshot covers only what is committed")?;
+        holds(
+            self.installing || self.snapshot == before.snapshot || self.snapshot <= self.applying,
+            "a snapshot covers only what is applied, or is being installed",
+        )?;
+        holds(self.snapshot >= before.snapshot, "snapshots never go back")?;
         holds(self.durable <= self.handed && self.handed <= self.last, "durable <= handed out <= last")?;
         holds(self.durable_term <= self.term, "the durable term is not ahead")?;
         holds(self.term >= before.term, "the term never goes back")?;
@@ -76,7 +92,9 @@ impl Summary {
         holds(self.commit >= before.commit, "the commit index never goes back")?;
         holds(self.applied >= before.applied, "the applied index never goes back")?;
         let led_on = self.leads && before.leads && self.term == before.term;
-        holds(!led_on || self.last >= before.last, "a leader only appends to its log")
+        holds(!led_on || self.last >= before.last, "a leader only appends to its log")?;
+        let handing_over = led_on && self.told && before.told;
+        holds(!handing_over || self.last == before.last, "a leader that hands over takes no entries")
     }
 }
 
@@ -84,8 +102,8 @@ impl Summary {
 const RESTORED_LIMIT: u64 = 2 * NUMBER_LIMIT;
 
 /// Whether what a store gives back can be a group's state.
-pub(super) fn check_restored(state: &LogState, applied: Index) -> Result<(), Violation> {
-    let LogState { hard_state, outline, last, .. } = state;
+pub(crate) fn check_restored(state: &LogState, applied: Index) -> Result<(), Violation> {
+    let LogState { hard_state, outline, snapshot, last } = state;
     let wrong = |rule, detail| Err(Violation { rule, detail });
     let highest = hard_state.term.max(*last).max(outline.base.index);
     if highest > RESTORED_LIMIT {
@@ -102,6 +120,15 @@ pub(super) fn check_restored(state: &LogState, applied: Index) -> Result<(), Vio
     if hard_state.commit > *last {
         let detail = format!("commit index {}, last index {last}", hard_state.commit);
         return wrong("the stored commit index is within the stored log", detail);
+    }
+    let covered = snapshot.as_ref().map_or(EntryId::ZERO, |meta| meta.last);
+    if covered.index < outline.base.index {
+        let detail = format!("snapshot of {covered}, log from {}", outline.base.index + 1);
+        return wrong("what the log does not hold any more is in a stored snapshot", detail);
+    }
+    if covered.index > *last || outline.term(covered.index) != Some(covered.term) {
+        let detail = format!("snapshot of {covered}, last index {last}");
+        return wrong("the stored snapshot is one of the stored log", detail);
     }
     if applied > *last || applied < outline.base.index {
         let detail = format!("applied index {applied}, log from {} to {last}", outline.base.index + 1);

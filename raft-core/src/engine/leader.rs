@@ -7,6 +7,7 @@ use super::event::{Event, Refusal};
 use super::planted::Planted;
 use super::reads::Reads;
 use super::ready::{Fetch, FetchPurpose, Ready};
+use super::transfer::Transfer;
 use super::{Engine, Role};
 use crate::config::Config;
 use crate::log::Log;
@@ -22,7 +23,7 @@ pub(super) struct Leader {
     /// The first entry of this term: once it is committed, all before it are, and what is committed is known.
     pub(super) first_index: Index,
     /// The number that the next append carries; each heartbeat and each read round begins a new one.
-    round: u64,
+    pub(super) round: u64,
     /// When the next heartbeat is due.
     pub(super) heartbeat_at: Time,
     /// When followers that got no append since are to be told what is committed.
@@ -31,6 +32,10 @@ pub(super) struct Leader {
     uncommitted: VecDeque<(Index, usize)>,
     pub(super) uncommitted_bytes: usize,
     pub(super) reads: Reads,
+    /// What was committed at the last heartbeat: who keeps up holds it by the next.
+    pub(super) heartbeat_commit: Index,
+    /// Leadership is being handed over.
+    pub(super) transfer: Option<Transfer>,
 }
 
 /// How long after a commit idle followers are told of it. Under load the next append tells them sooner; without load a few
@@ -53,6 +58,8 @@ impl Engine {
             uncommitted: VecDeque::from([(last, inherited_bytes)]),
             uncommitted_bytes: inherited_bytes,
             reads: Reads::default(),
+            heartbeat_commit: self.commit,
+            transfer: None,
         });
         self.events.push(Event::Elected { term: self.term });
         if let Some(membership) = self.take_founding() {
@@ -136,9 +143,14 @@ impl Engine {
         }
         peer.heard_at = self.now;
         peer.round = peer.round.max(response.round);
+        peer.priority = response.priority;
         match response.outcome {
             AppendOutcome::Accepted { matched, received } => {
                 peer.accept(matched, received, leader.round, !leaks);
+                if peer.lost_snapshot() {
+                    peer.probe_from(peer.received + 1);
+                    self.events.push(Event::SnapshotLost { peer: from.node });
+                }
                 let patience = 2 * self.config.heartbeat_interval;
                 if peer.lost_append(leader.round, self.now, patience) && !never_resends {
                     peer.probe_from(peer.received + 1);
@@ -157,11 +169,18 @@ impl Engine {
                 let expected = match peer.flow {
                     Flow::Probe { .. } => prev + 1 == peer.next,
                     Flow::Replicate => prev < peer.next,
+                    Flow::Snapshot { .. } => false,
                 };
                 if expected {
                     // The last of our entries that can be the follower's too.
-                    let common = self.log.last_not_above(hint.index.min(prev), hint.term);
-                    peer.probe_from(common.index + 1);
+                    let highest = hint.index.min(prev);
+                    let common = if highest < self.log.base().index {
+                        // Nothing to compare with is left: the peer needs a snapshot.
+                        highest
+                    } else {
+                        self.log.last_not_above(highest, hint.term).index
+                    };
+                    peer.probe_from(common + 1);
                 }
             }
             AppendOutcome::Stale => {}
@@ -175,7 +194,7 @@ impl Engine {
         if due && self.config.check_quorum {
             let event = if !self.hears_majority() {
                 Some(Event::QuorumLost { term: self.term })
-            } else if self.disk_is_stalled() {
+            } else if self.disk_stalls_for(2 * self.config.election_timeout) {
                 Some(Event::DiskStalled { term: self.term })
             } else {
                 None
@@ -185,6 +204,9 @@ impl Engine {
                 self.become_follower(self.term, None);
                 return;
             }
+        }
+        if due {
+            self.seek_successor();
         }
         let Role::Leader(leader) = &self.role else { return };
         // A read must not be served before an entry of the own term is committed.
@@ -216,14 +238,6 @@ impl Engine {
             }
         }
         self.send_appends(requests);
-    }
-
-    /// Whether a write has been on its way for so long that another node had better lead: this one could commit, but not apply,
-    /// and its heartbeats would keep the others from taking over. Not where there is no other.
-    fn disk_is_stalled(&self) -> bool {
-        let patience = 2 * self.config.election_timeout;
-        self.peers().any(|peer| self.membership().is_voter(peer.node))
-            && self.durable.waits_since().is_some_and(|since| self.now >= since.saturating_add(patience))
     }
 
     fn hears_majority(&self) -> bool {
@@ -300,6 +314,8 @@ impl Sender<'_> {
     fn request(&self, peer: &mut Progress, prev: EntryId, entries: Vec<Entry>) -> AppendRequest {
         // Never beyond what this message lets the follower know its log to match.
         let commit = self.commit.min(prev.index + entries.len() as Index);
+        // Nor into an earlier lineage: a new node would take itself for one of those, and this one's leader for a stranger.
+        let commit = if commit < self.log.lineage_start() { 0 } else { commit };
         peer.told_commit = peer.told_commit.max(commit);
         AppendRequest { term: self.term, prev, entries, commit, round: self.round }
     }
@@ -308,7 +324,7 @@ impl Sender<'_> {
     fn heartbeat(&self, peer: &mut Progress) -> AppendRequest {
         let index = match peer.flow {
             Flow::Probe { .. } => peer.next - 1,
-            Flow::Replicate => peer.matched,
+            Flow::Replicate | Flow::Snapshot { .. } => peer.matched,
         };
         let prev = self.log.term(index).map_or(EntryId::ZERO, |term| EntryId::new(term, index));
         self.request(peer, prev, Vec::new())
@@ -330,7 +346,7 @@ impl Sender<'_> {
         peer.inflights.push(Inflight { last, bytes, round: self.round });
         match &mut peer.flow {
             Flow::Probe { sent } => *sent = true,
-            Flow::Replicate => peer.next = last + 1,
+            Flow::Replicate | Flow::Snapshot { .. } => peer.next = last + 1,
         }
         Some(self.request(peer, prev, entries))
     }
@@ -343,6 +359,7 @@ impl Sender<'_> {
                 Flow::Replicate => {
                     !peer.inflights.is_full(config.max_inflight_messages, config.max_inflight_bytes)
                 }
+                Flow::Snapshot { .. } => false,
             }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! *Inputs*: [`step`](Engine::step) a message, [`propose`](Engine::propose), [`read`](Engine::read),
 //! [`bootstrap`](Engine::bootstrap). *Completions*: [`written`](Engine::written), [`applied`](Engine::applied),
-//! [`fetched`](Engine::fetched). *Time*: [`deadline`](Engine::deadline) says when [`tick`](Engine::tick) is due.
+//! [`fetched`](Engine::fetched), [`snapshot_taken`](Engine::snapshot_taken), [`snapshot_sent`](Engine::snapshot_sent),
+//! [`snapshot_received`](Engine::snapshot_received). *Time*: [`deadline`](Engine::deadline) says when [`tick`](Engine::tick) is due.
 //! *Output*: [`ready`](Engine::ready), after any of these.
 
 mod candidate;
@@ -13,24 +14,31 @@ mod founding;
 mod invariants;
 mod leader;
 mod planted;
+mod priority;
 #[cfg(feature = "testing")]
 mod queues;
 mod reads;
 pub mod ready;
+mod snapshot;
 pub mod status;
+mod transfer;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-pub use self::event::{Event, FoundingEnd, Refusal};
+pub use self::event::{Event, FoundingEnd, Refusal, TransferReason};
 pub use self::invariants::Violation;
+pub(crate) use self::invariants::check_restored;
 #[cfg(feature = "testing")]
 pub use self::planted::Planted;
 #[cfg(feature = "testing")]
 pub use self::queues::Queues;
-pub use self::ready::{Fetch, FetchPurpose, ReadId, ReadReady, Ready};
+pub use self::ready::{
+    Fetch, FetchPurpose, ReadId, ReadReady, Ready, SendSnapshot, SnapshotOutcome, SnapshotRequest,
+};
 pub use self::status::{PeerStatus, RoleName, Status};
+pub use self::transfer::TransferError;
 
 use self::candidate::Candidate;
 use self::durable::Durable;
@@ -38,13 +46,15 @@ use self::follower::Follower;
 use self::founding::Founding;
 use self::invariants::Summary;
 use self::leader::Leader;
+use self::priority::LostLeaders;
+use self::snapshot::Snapshots;
 use crate::config::{Config, ConfigError};
 use crate::log::Log;
 use crate::membership::{Membership, MembershipError};
 use crate::message::{Envelope, Message};
 use crate::progress::PeerFetch;
 use crate::random::Random;
-use crate::types::{Entry, EntryId, GroupId, Incarnation, Index, NodeId, Payload, Peer, Term, Time};
+use crate::types::{Entry, EntryId, GroupId, Incarnation, Index, Lineage, NodeId, Payload, Peer, Term, Time};
 use crate::write::LogState;
 
 /// What an engine begins with.
@@ -84,6 +94,7 @@ pub struct Engine {
     /// A vote granted and not told yet, because it is not durable.
     owed_vote: Option<Peer>,
     founding: Option<Founding>,
+    lost_leaders: LostLeaders,
 
     log: Log,
     durable: Durable,
@@ -95,6 +106,7 @@ pub struct Engine {
     apply_backlog: VecDeque<(Index, usize)>,
     apply_backlog_bytes: usize,
     apply_fetch: ApplyFetch,
+    snapshots: Snapshots,
 
     next_read: u64,
     failed_reads: Vec<ReadId>,
@@ -121,6 +133,8 @@ enum ApplyFetch {
     Idle,
     Asked,
     Here(Vec<Entry>),
+    /// Asked for and, since a snapshot came, of no use.
+    Overtaken,
 }
 
 /// No term or index comes near: a peer that names one above it is not to be believed.
@@ -142,9 +156,10 @@ impl Engine {
         if local.incarnation == Incarnation::UNKNOWN {
             return Err(EngineError::NoIncarnation);
         }
-        invariants::check_restored(&state, applied)?;
-        let LogState { hard_state, outline, last, .. } = state;
-        let commit = hard_state.commit.max(applied).max(outline.base.index);
+        check_restored(&state, applied)?;
+        let LogState { hard_state, outline, snapshot, last } = state;
+        let covered = snapshot.as_ref().map_or(0, |meta| meta.last.index);
+        let commit = hard_state.commit.max(applied).max(covered);
         let mut engine = Self {
             random: Random::new(seed),
             now,
@@ -154,6 +169,7 @@ impl Engine {
             leader: None,
             owed_vote: None,
             founding: None,
+            lost_leaders: LostLeaders::default(),
             durable: Durable::new(hard_state, last),
             log: Log::new(outline, last),
             commit,
@@ -162,6 +178,7 @@ impl Engine {
             apply_backlog: VecDeque::new(),
             apply_backlog_bytes: 0,
             apply_fetch: ApplyFetch::Idle,
+            snapshots: Snapshots::new(snapshot),
             next_read: 0,
             failed_reads: Vec::new(),
             outbox: Vec::new(),
@@ -182,6 +199,7 @@ impl Engine {
             // Nobody else could lead: there is nothing to wait for.
             follower.deadline = now;
         }
+        engine.before = engine.summary();
         engine.check();
         Ok(engine)
     }
@@ -202,23 +220,28 @@ impl Engine {
             Message::VoteResponse(response) => self.on_vote_response(from, response),
             Message::AppendRequest(request) => self.on_append_request(from, request),
             Message::AppendResponse(response) => self.on_append_response(from, response),
+            Message::TimeoutNow(told) => self.on_timeout_now(from, told),
             Message::IdentityRequest => {
                 // Only what a crash cannot undo.
                 let founded = self.log.membership().is_some_and(|(index, _)| index <= self.durable.index);
-                self.send(from, Message::IdentityResponse { founded });
+                let last = self.log.last();
+                self.send(from, Message::IdentityResponse { founded, last });
             }
-            Message::IdentityResponse { founded } => self.on_identity_response(from, founded),
+            Message::IdentityResponse { founded, last } => self.on_identity_response(from, founded, last),
         }
         self.check();
     }
 
     fn admit(&self, envelope: &Envelope) -> Result<(), Refusal> {
-        let Envelope { group, from, to, message } = envelope;
+        let Envelope { group, from, to, lineage, message } = envelope;
         if *group != self.group {
             return Err(Refusal::OtherGroup);
         }
         if to.node != self.local.node || from.node == self.local.node {
             return Err(Refusal::OtherNode);
+        }
+        if self.lineage().contradicts(*lineage) {
+            return Err(Refusal::OtherLineage);
         }
         let asks = matches!(message, Message::IdentityRequest);
         if to.incarnation != self.local.incarnation && !(asks && to.incarnation == Incarnation::UNKNOWN) {
@@ -264,6 +287,11 @@ impl Engine {
         let bytes: usize = commands.iter().map(|command| command.len() + Entry::OVERHEAD_BYTES).sum();
         if bytes > self.config.max_uncommitted_bytes {
             return Err(ProposeError::TooLarge { bytes, limit: self.config.max_uncommitted_bytes });
+        }
+        if let Some(transfer) = leading.transfer.as_ref().filter(|transfer| transfer.is_closed())
+            && !self.has(planted::Planted::ProposeDuringTransfer)
+        {
+            return Err(ProposeError::Transferring { to: transfer.to });
         }
         if leading.uncommitted_bytes.saturating_add(bytes) > self.config.max_uncommitted_bytes {
             return Err(ProposeError::Overloaded);
@@ -326,7 +354,10 @@ impl Engine {
     pub fn fetched(&mut self, purpose: FetchPurpose, entries: Vec<Entry>, now: Time) {
         self.set_now(now);
         match (purpose, &mut self.role) {
-            (FetchPurpose::Apply, _) => self.apply_fetch = ApplyFetch::Here(entries),
+            (FetchPurpose::Apply, _) => {
+                let overtaken = matches!(self.apply_fetch, ApplyFetch::Overtaken);
+                self.apply_fetch = if overtaken { ApplyFetch::Idle } else { ApplyFetch::Here(entries) };
+            }
             (FetchPurpose::Peer(node), Role::Leader(leading)) => {
                 if let Some(peer) = leading.progress.get_mut(&node) {
                     peer.fetch = PeerFetch::Here(entries);
@@ -348,7 +379,11 @@ impl Engine {
                 candidate.deadline.min(candidate.ask_at)
             }
             Role::Candidate(candidate) => candidate.deadline,
-            Role::Leader(leader) => leader.heartbeat_at.min(leader.notice_at.unwrap_or(Time::MAX)),
+            Role::Leader(leader) => {
+                let transfer = leader.transfer.as_ref().map(|transfer| transfer.deadline);
+                let due = [leader.notice_at, transfer].into_iter().flatten();
+                due.fold(leader.heartbeat_at, Time::min)
+            }
         };
         role.min(self.founding_deadline())
     }
@@ -365,6 +400,9 @@ impl Engine {
             Role::Leader(_) => false,
         };
         if due {
+            if matches!(self.role, Role::Follower(_)) {
+                self.note_lost_leader();
+            }
             self.campaign();
         }
         self.check();
@@ -378,6 +416,11 @@ impl Engine {
             Role::Candidate(_) => RoleName::Candidate,
             Role::Leader(_) => RoleName::Leader,
         }
+    }
+
+    /// Whether the group's own state was found broken.
+    pub const fn is_broken(&self) -> bool {
+        self.fatal.is_some()
     }
 
     /// The term.
@@ -414,6 +457,12 @@ impl Engine {
         }
     }
 
+    /// The lineage that this node belongs to: that of the latest configuration that it knows to be committed. One that is not
+    /// committed says nothing yet: a founding that loses the race must leave nobody behind.
+    pub fn lineage(&self) -> Lineage {
+        self.log.membership_at(self.commit).map_or(Lineage::UNKNOWN, |membership| membership.lineage)
+    }
+
     /// The state as others may see it.
     pub fn status(&self) -> Status {
         let peers = match &self.role {
@@ -426,6 +475,8 @@ impl Engine {
                         next: peer.next,
                         inflight: peer.inflights.len(),
                         active: self.now < peer.heard_at.saturating_add(self.config.election_timeout),
+                        priority: peer.priority,
+                        snapshot: peer.snapshot(),
                     };
                     (node, status)
                 })
@@ -441,7 +492,12 @@ impl Engine {
             applied: self.applied,
             durable: self.durable.index,
             last: self.log.last(),
+            priority: self.config.priority,
+            transferring: self.transferring(),
+            base: self.log.base(),
+            snapshot: self.snapshots.latest.as_ref().map_or(EntryId::ZERO, |meta| meta.last),
             membership: self.membership().clone(),
+            lineage: self.lineage(),
             peers,
         }
     }
@@ -461,15 +517,6 @@ impl Engine {
         self.now = self.now.max(now);
     }
 
-    /// When to campaign if nothing is heard; never, where this node has no vote.
-    fn election_deadline(&mut self) -> Time {
-        if self.membership().is_voter(self.local.node) {
-            self.now.saturating_add(self.random.one_to_two_times(self.config.election_timeout))
-        } else {
-            Time::MAX
-        }
-    }
-
     fn peer(&self, node: NodeId) -> Option<Peer> {
         let info = self.membership().nodes.get(&node)?;
         Some(Peer { node, incarnation: info.incarnation })
@@ -485,7 +532,8 @@ impl Engine {
     }
 
     fn send(&mut self, to: Peer, message: Message) {
-        self.outbox.push(Envelope { group: self.group, from: self.local, to, message });
+        let lineage = self.lineage();
+        self.outbox.push(Envelope { group: self.group, from: self.local, to, lineage, message });
     }
 
     fn refuse(&mut self, from: Peer, reason: Refusal) {
@@ -540,6 +588,12 @@ pub enum ProposeError {
     /// Too much is uncommitted already; try again later.
     #[error("too much is uncommitted")]
     Overloaded,
+    /// Leadership is being handed to another node: propose there, or here again if it does not take over.
+    #[error("leadership is being handed to node {to}")]
+    Transferring {
+        /// The other node.
+        to: NodeId,
+    },
     /// There is no command.
     #[error("there is no command")]
     Empty,
@@ -569,6 +623,18 @@ pub enum ReadError {
     /// Too many reads wait already; try again later.
     #[error("too many reads wait")]
     Overloaded,
+    /// The group has stopped.
+    #[error("the group has stopped")]
+    Fatal,
+}
+
+/// Why no snapshot is taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// There is nothing to take one of.
+    #[error("nothing is committed on this node yet")]
+    Nothing,
     /// The group has stopped.
     #[error("the group has stopped")]
     Fatal,

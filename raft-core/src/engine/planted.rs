@@ -42,6 +42,24 @@ pub enum Planted {
     EvenQuorum,
     /// A lost window of appends is never sent again.
     NeverResend,
+    /// A leader whose transfer came to nothing never goes on.
+    TransferFlagStuck,
+    /// Leadership is handed to a node that lacks entries.
+    TransferToLagging,
+    /// A leader that has told another to take over still takes proposals.
+    ProposeDuringTransfer,
+    /// A candidate that was asked to take over gets votes whatever its log.
+    TransferVoteIgnoresLog,
+    /// TimeoutNow is obeyed however old it is.
+    LateTimeoutNow,
+    /// A snapshot is installed that lies behind the commit index.
+    SnapshotBehindCommit,
+    /// A snapshot replaces a log that matches it, and so drops the entries after it.
+    MatchingSuffixDropped,
+    /// A snapshot is installed without its configuration.
+    SnapshotWithoutMembership,
+    /// The log is compacted beyond the snapshot.
+    CompactPastSnapshot,
 }
 
 #[cfg(feature = "testing")]
@@ -65,6 +83,15 @@ impl Planted {
         Self::WindowLeaked,
         Self::EvenQuorum,
         Self::NeverResend,
+        Self::TransferFlagStuck,
+        Self::TransferToLagging,
+        Self::ProposeDuringTransfer,
+        Self::TransferVoteIgnoresLog,
+        Self::LateTimeoutNow,
+        Self::SnapshotBehindCommit,
+        Self::MatchingSuffixDropped,
+        Self::SnapshotWithoutMembership,
+        Self::CompactPastSnapshot,
     ];
 }
 

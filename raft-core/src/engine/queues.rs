@@ -2,6 +2,7 @@
 
 use super::{ApplyFetch, Engine, Role};
 use crate::progress::PeerFetch;
+use crate::types::{NodeId, Time};
 
 /// How much waits in an engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +49,14 @@ impl Engine {
             }
         }
         queues
+    }
+
+    /// To whom this node hands its leadership over, and until when.
+    pub fn transfer_until(&self) -> Option<(NodeId, Time)> {
+        match &self.role {
+            Role::Leader(leader) => leader.transfer.as_ref().map(|transfer| (transfer.to, transfer.deadline)),
+            _ => None,
+        }
     }
 
     /// The highest index that this node counts as durable on itself.

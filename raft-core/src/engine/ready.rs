@@ -6,8 +6,9 @@ use super::event::Event;
 use super::invariants::Violation;
 use super::planted::Planted;
 use super::{ApplyFetch, Engine, Role};
+use crate::membership::Membership;
 use crate::message::Envelope;
-use crate::types::{Entry, HardState, Index, NodeId, Time};
+use crate::types::{Entry, EntryId, HardState, Index, NodeId, Peer, SnapshotMeta, Term, Time};
 use crate::write::Write;
 
 /// What is to be done now. It owns its data; each part stands alone, and none needs a call back but the completions
@@ -20,9 +21,21 @@ pub struct Ready {
     /// To be written; when it is durable, [`Engine::written`](super::Engine::written) with its number. Writes are
     /// carried out in the order in which they were handed out.
     pub write: Option<Write>,
+    /// The state is to be replaced by this snapshot, whose file is durable and named by a durable write; then
+    /// [`Engine::applied`](super::Engine::applied) with its last index. It comes after what was handed out to be applied
+    /// earlier and before [`apply`](Self::apply). Its file must stay until it is restored, also when newer ones come meanwhile:
+    /// hold it open.
+    pub restore: Option<SnapshotMeta>,
     /// Committed entries that are durable here, in order: to be applied; then
     /// [`Engine::applied`](super::Engine::applied) with the last index.
     pub apply: Vec<Entry>,
+    /// A snapshot is to be taken of the state as it is right after [`apply`](Self::apply), while later entries are applied;
+    /// then [`Engine::snapshot_taken`](super::Engine::snapshot_taken).
+    pub snapshot: Option<SnapshotRequest>,
+    /// To be sent to peers; then [`Engine::snapshot_sent`](super::Engine::snapshot_sent) for each.
+    pub send_snapshots: Vec<SendSnapshot>,
+    /// Transfers of no use any more, to be stopped.
+    pub abandon_snapshots: Vec<u64>,
     /// To be read from the log store; then [`Engine::fetched`](super::Engine::fetched).
     pub fetches: Vec<Fetch>,
     /// Reads that may be answered once their index is applied.
@@ -40,7 +53,11 @@ impl Ready {
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
             && self.write.is_none()
+            && self.restore.is_none()
             && self.apply.is_empty()
+            && self.snapshot.is_none()
+            && self.send_snapshots.is_empty()
+            && self.abandon_snapshots.is_empty()
             && self.fetches.is_empty()
             && self.reads.is_empty()
             && self.failed_reads.is_empty()
@@ -67,6 +84,40 @@ pub enum FetchPurpose {
     Apply,
     /// To be sent to a peer that lags.
     Peer(NodeId),
+}
+
+/// A snapshot to be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotRequest {
+    /// The last entry that it covers: exactly what was handed out to be applied.
+    pub last: EntryId,
+    /// The configuration in force there.
+    pub membership: Membership,
+}
+
+/// A snapshot to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendSnapshot {
+    /// Names the transfer among those of this run of the process.
+    pub transfer: u64,
+    /// The receiver.
+    pub to: Peer,
+    /// The term of the leader that sends it.
+    pub term: Term,
+    /// The snapshot.
+    pub meta: SnapshotMeta,
+}
+
+/// How the transfer of a snapshot ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SnapshotOutcome {
+    /// The peer has the whole file, and its engine knows.
+    Delivered,
+    /// The stream broke; the next transfer may go on where it ended.
+    Failed,
+    /// The peer does not take it.
+    Refused,
 }
 
 /// Names a read among those of one engine.
@@ -96,10 +147,14 @@ impl Engine {
             self.emit_append_response();
             self.emit_vote_requests();
             self.emit_heartbeats();
+            self.emit_timeout_now();
             self.emit_appends(&mut ready);
+            self.emit_send_snapshots(&mut ready);
             self.confirm_reads(&mut ready);
             ready.write = self.emit_write();
+            self.emit_restore(&mut ready);
             self.emit_apply(&mut ready);
+            self.emit_snapshot(&mut ready);
             self.evict();
             self.check();
         }
@@ -139,9 +194,11 @@ impl Engine {
         } else {
             Vec::new()
         };
-        if entries.is_empty() && self.durable.handed_vote == (self.term, self.vote) {
+        let vote_is_written = self.durable.handed_vote == (self.term, self.vote);
+        if entries.is_empty() && vote_is_written && !self.snapshots.unwritten {
             return None;
         }
+        let (snapshot, compact_to) = self.take_unwritten_snapshot().unzip();
         let upper = handed + entries.len() as Index;
         let truncate_from = self.durable.truncate_from;
         // The commit index rides along; alone it is no reason to write.
@@ -150,17 +207,21 @@ impl Engine {
         Some(Write {
             group: self.group,
             number: self.durable.hand_out(upper, self.term, self.vote, self.now),
+            snapshot,
             truncate_from,
             entries,
             hard_state: Some(hard_state),
             outline: self.log.take_outline(upper),
-            ..Write::default()
+            compact_to: compact_to.flatten(),
         })
     }
 
     fn emit_apply(&mut self, ready: &mut Ready) {
         let own_disk = if self.has(Planted::ApplyBeforeDisk) { self.commit } else { self.durable.index };
         let limit = self.commit.min(own_disk);
+        if self.snapshots.installing {
+            return;
+        }
         while self.applying < limit {
             let room = self.config.max_apply_bytes.saturating_sub(self.apply_backlog_bytes);
             if room == 0 {
@@ -177,6 +238,7 @@ impl Engine {
             self.applying += entries.len() as Index;
             self.apply_backlog.push_back((self.applying, bytes));
             self.apply_backlog_bytes += bytes;
+            self.snapshots.note_applied(bytes);
             ready.apply.extend(entries);
         }
     }
@@ -190,8 +252,8 @@ impl Engine {
         ready: &mut Ready,
     ) -> Option<(Vec<Entry>, usize)> {
         match std::mem::take(&mut self.apply_fetch) {
-            ApplyFetch::Asked => {
-                self.apply_fetch = ApplyFetch::Asked;
+            waiting @ (ApplyFetch::Asked | ApplyFetch::Overtaken) => {
+                self.apply_fetch = waiting;
                 None
             }
             ApplyFetch::Here(mut entries) if entries.first().is_some_and(|first| first.index() == next) => {

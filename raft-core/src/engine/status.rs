@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::membership::Membership;
-use crate::types::{EntryId, Index, NodeId, Term};
+use crate::types::{EntryId, Index, Lineage, NodeId, Term};
 
 /// What a node is at the moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -52,8 +52,18 @@ pub struct Status {
     pub durable: Index,
     /// The last entry.
     pub last: EntryId,
+    /// This node's [`Config::priority`](crate::config::Config::priority).
+    pub priority: u8,
+    /// On a leader: to whom it is handing over.
+    pub transferring: Option<NodeId>,
+    /// The last entry that was compacted away: the log begins after it.
+    pub base: EntryId,
+    /// The last entry that the newest snapshot covers.
+    pub snapshot: EntryId,
     /// The configuration in force.
     pub membership: Membership,
+    /// The lineage that the node belongs to; unknown where it knows no committed configuration.
+    pub lineage: Lineage,
     /// On a leader: how far each other member is.
     pub peers: BTreeMap<NodeId, PeerStatus>,
 }
@@ -70,4 +80,8 @@ pub struct PeerStatus {
     pub inflight: usize,
     /// Whether it answered within an election timeout.
     pub active: bool,
+    /// Its priority, as it said.
+    pub priority: u8,
+    /// The last index of the snapshot that it needs or is sent, where it needs one.
+    pub snapshot: Option<Index>,
 }

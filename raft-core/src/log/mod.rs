@@ -4,11 +4,13 @@ mod outline;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod weight;
 
 use tail::Tail;
+use weight::Weight;
 
 use crate::membership::Membership;
-use crate::types::{Entry, EntryId, Index, Outline, Payload, Term};
+use crate::types::{Entry, EntryId, Index, Lineage, Outline, Payload, Term};
 
 /// The log as the engine sees it. `base <= last`; the tail ends at `last`.
 #[derive(Debug)]
@@ -17,6 +19,7 @@ pub(crate) struct Log {
     /// The last entry's index; the base's where there is none.
     last: Index,
     tail: Tail,
+    weight: Weight,
     /// Whether the outline changed since it was last taken.
     outline_changed: bool,
 }
@@ -24,7 +27,13 @@ pub(crate) struct Log {
 impl Log {
     /// The log that a store holds; its entries stay on disk until asked for.
     pub(crate) fn new(outline: Outline, last: Index) -> Self {
-        Self { outline, last, tail: Tail::starting_after(last), outline_changed: false }
+        Self {
+            outline,
+            last,
+            tail: Tail::starting_after(last),
+            weight: Weight::starting_after(last),
+            outline_changed: false,
+        }
     }
 
     pub(crate) fn last(&self) -> EntryId {
@@ -55,6 +64,23 @@ impl Log {
         self.outline.memberships.last_key_value().map(|(&index, membership)| (index, membership))
     }
 
+    /// The configuration in force at `index`.
+    pub(crate) fn membership_at(&self, index: Index) -> Option<&Membership> {
+        self.outline.memberships.range(..=index).next_back().map(|(_, membership)| membership)
+    }
+
+    /// The configuration that began the latest lineage; 0 where the log knows of no earlier one.
+    pub(crate) fn lineage_start(&self) -> Index {
+        let mut later: Option<(Index, Lineage)> = None;
+        for (&index, membership) in self.outline.memberships.iter().rev() {
+            match later {
+                Some((start, lineage)) if lineage != membership.lineage => return start,
+                _ => later = Some((index, membership.lineage)),
+            }
+        }
+        0
+    }
+
     /// Appends the entry after the last one. The caller has checked that it follows.
     pub(crate) fn append(&mut self, entry: Entry) {
         debug_assert_eq!(entry.index(), self.last + 1);
@@ -66,7 +92,35 @@ impl Log {
             self.outline.memberships.insert(entry.index(), Membership::clone(membership));
             self.outline_changed = true;
         }
+        self.weight.push(entry.index(), entry.bytes());
         self.tail.push(entry);
+    }
+
+    /// Drops the entries up to `to`, which is in the log.
+    pub(crate) fn compact(&mut self, to: Index) {
+        if to <= self.outline.base.index || to > self.last {
+            return;
+        }
+        self.outline.compact(to, self.last);
+        self.tail.compact(to);
+        self.weight.compact(to);
+        self.outline_changed = true;
+    }
+
+    /// Puts a snapshot that ends at `base` in the place of all entries. That of a restored cluster has no members yet.
+    pub(crate) fn replace(&mut self, base: EntryId, membership: Membership) {
+        let known = (membership != Membership::default()).then_some((base.index, membership));
+        self.outline = Outline { base, terms: Vec::new(), memberships: known.into_iter().collect() };
+        self.last = base.index;
+        self.tail = Tail::starting_after(self.last);
+        self.weight = Weight::starting_after(self.last);
+        self.outline_changed = true;
+    }
+
+    /// About the first index from which the entries up to `to` take at most `max_bytes`. What a restart found in the log
+    /// counts as too much.
+    pub(crate) fn first_within(&self, to: Index, max_bytes: usize) -> Index {
+        self.weight.first_within(to, max_bytes)
     }
 
     /// Drops the entries from `from` on.
@@ -76,6 +130,7 @@ impl Log {
             self.outline_changed = true;
         }
         self.tail.truncate(self.last);
+        self.weight.truncate(self.last);
     }
 
     /// Entries from `from` to `to` that are in memory, at least one and at most `max_bytes`, with their bytes; `None`

@@ -44,6 +44,21 @@ impl Outline {
         before != (self.terms.len(), self.memberships.len())
     }
 
+    /// Forgets everything up to `to`, which is not beyond `last`, but the configuration in force there.
+    pub(super) fn compact(&mut self, to: Index, last: Index) {
+        let Some(term) = self.term(to) else { return };
+        let next_term = self.term(to + 1);
+        let later = self.terms.partition_point(|first| first.index <= to + 1);
+        self.terms.drain(..later);
+        if let (true, Some(next_term)) = (to < last, next_term) {
+            self.terms.insert(0, EntryId::new(next_term, to + 1));
+        }
+        self.base = EntryId::new(term, to);
+        if let Some((&in_force, _)) = self.memberships.range(..=to).next_back() {
+            self.memberships = self.memberships.split_off(&in_force);
+        }
+    }
+
     /// Whether it can be the outline of a log whose last index is `last`.
     pub(crate) fn fits(&self, last: Index) -> bool {
         let ascending =

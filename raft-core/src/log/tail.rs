@@ -55,6 +55,19 @@ impl Tail {
         }
     }
 
+    /// Lets go of all entries up to `to`.
+    pub(super) fn compact(&mut self, to: Index) {
+        while self.first <= to {
+            match self.entries.pop_front() {
+                Some(entry) => {
+                    self.bytes -= entry.bytes();
+                    self.first += 1;
+                }
+                None => self.first = to + 1,
+            }
+        }
+    }
+
     pub(super) fn slice(&self, from: Index, to: Index, max_bytes: usize) -> Option<(Vec<Entry>, usize)> {
         let start = usize::try_from(from.checked_sub(self.first)?).ok()?;
         let wanted = usize::try_from((to + 1).checked_sub(from)?).ok()?;

@@ -2,24 +2,28 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use crate::log_store::{Claim, LogState, LogStore, StorageError, StorageErrorKind, Write};
+use crate::log_store::{Claim, LogSpan, LogState, LogStore, StorageError, StorageErrorKind, Write};
 use crate::types::{ClusterId, Entry, GroupId, Incarnation, Index, NodeId};
 
-/// A [`LogStore`] in memory that keeps the whole contract but one point: "durable" lasts as long as one of its clones. So a
-/// node can be stopped and started again on a clone, as on a disk.
-#[derive(Clone, Debug, Default)]
-pub struct MemLogStore(Arc<Mutex<Inner>>);
+/// A [`LogStore`] in memory that keeps the whole contract but one point: "durable" lasts as long as one of its clones. A clone
+/// is the same log opened anew: so a node can be stopped and started again on a clone, as on a disk.
+#[derive(Debug, Default)]
+pub struct MemLogStore {
+    log: Arc<Mutex<Log>>,
+    /// A write failed since this was opened.
+    failed: AtomicBool,
+}
 
 #[derive(Debug, Default)]
-struct Inner {
+struct Log {
     owner: Option<(ClusterId, NodeId, Incarnation)>,
     boot: u64,
     groups: BTreeMap<GroupId, Group>,
-    failed: bool,
 }
 
 /// One group's log: `entries` follow `compacted` without gaps; `state.last` is the last of them.
@@ -36,8 +40,24 @@ impl MemLogStore {
         Self::default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_not_failed(&self) -> Result<(), StorageError> {
+        if !self.failed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(StorageError::new(
+            StorageErrorKind::Failed,
+            "an earlier write was invalid, nothing more is written; restart the node",
+        ))
+    }
+}
+
+impl Clone for MemLogStore {
+    fn clone(&self) -> Self {
+        Self { log: Arc::clone(&self.log), failed: AtomicBool::default() }
     }
 }
 
@@ -46,24 +66,8 @@ fn invalid(message: impl Into<String>) -> StorageError {
 }
 
 impl Group {
-    fn check(&self, write: &Write) -> Result<(), StorageError> {
-        let mut last = self.state.last;
-        if let Some(from) = write.truncate_from {
-            if from <= self.compacted {
-                return Err(invalid(format!("truncation at {from}: compacted up to {}", self.compacted)));
-            }
-            last = last.min(from - 1);
-        }
-        let base = self.compacted.max(write.compact_to.unwrap_or(0));
-        for entry in &write.entries {
-            // An empty log goes on after what is compacted.
-            let next = if last <= base { base.max(last) + 1 } else { last + 1 };
-            if entry.index() != next && entry.index() != last + 1 {
-                return Err(invalid(format!("entry {} leaves a gap after {last}", entry.id)));
-            }
-            last = entry.index();
-        }
-        Ok(())
+    fn span(&self) -> LogSpan {
+        LogSpan { compacted: self.compacted, last: self.last() }
     }
 
     fn write(&mut self, write: &Write) {
@@ -108,8 +112,12 @@ impl LogStore for MemLogStore {
         node: NodeId,
         fresh: Incarnation,
     ) -> Result<Claim, StorageError> {
-        let mut inner = self.lock();
-        let (owner_cluster, owner_node, incarnation) = *inner.owner.get_or_insert((cluster, node, fresh));
+        self.check_not_failed()?;
+        let mut log = self.lock();
+        if log.owner.is_none() && fresh == Incarnation::UNKNOWN {
+            return Err(invalid("incarnation 0 marks no store"));
+        }
+        let (owner_cluster, owner_node, incarnation) = *log.owner.get_or_insert((cluster, node, fresh));
         if (owner_cluster, owner_node) != (cluster, node) {
             return Err(StorageError::new(
                 StorageErrorKind::Foreign,
@@ -119,8 +127,8 @@ impl LogStore for MemLogStore {
                 ),
             ));
         }
-        inner.boot += 1;
-        Ok(Claim { incarnation, boot: inner.boot })
+        log.boot += 1;
+        Ok(Claim { incarnation, boot: log.boot })
     }
 
     async fn load(&self, group: GroupId) -> Result<LogState, StorageError> {
@@ -128,17 +136,12 @@ impl LogStore for MemLogStore {
     }
 
     async fn write(&self, writes: &[Write]) -> Result<(), StorageError> {
-        let mut inner = self.lock();
-        if inner.failed {
-            return Err(StorageError::new(
-                StorageErrorKind::Failed,
-                "an earlier write was invalid: nothing more is written",
-            ));
-        }
+        self.check_not_failed()?;
+        let mut log = self.lock();
         for write in writes {
-            let group = inner.groups.entry(write.group).or_default();
-            if let Err(error) = group.check(write) {
-                inner.failed = true;
+            let group = log.groups.entry(write.group).or_default();
+            if let Err(error) = group.span().after(write) {
+                self.failed.store(true, Ordering::Release);
                 return Err(error);
             }
             group.write(write);
@@ -152,9 +155,9 @@ impl LogStore for MemLogStore {
         range: RangeInclusive<Index>,
         max_bytes: usize,
     ) -> Result<Vec<Entry>, StorageError> {
-        let inner = self.lock();
+        let log = self.lock();
         let outside = || invalid(format!("entries {range:?} are not within the log"));
-        let group = inner.groups.get(&group).ok_or_else(outside)?;
+        let group = log.groups.get(&group).ok_or_else(outside)?;
         if range.is_empty() || *range.start() <= group.compacted || *range.end() > group.last() {
             return Err(outside());
         }

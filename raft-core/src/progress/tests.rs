@@ -140,6 +140,7 @@ proptest! {
                             peer.next = append.last + 1;
                             model.next = append.last + 1;
                         }
+                        Flow::Snapshot { .. } => prop_assert!(false, "nobody asked for a snapshot"),
                     }
                 }
                 Step::Round(millis) => {
@@ -222,4 +223,45 @@ proptest! {
             prop_assert_eq!(window.oldest().map(|append| append.last), list.first().map(|append| append.last));
         }
     }
+}
+
+#[test]
+fn a_snapshot_is_sent_once_however_long_it_takes() {
+    let mut peer = Progress::new(100, Time::ZERO);
+    peer.inflights.push(Inflight { last: 101, bytes: 10, round: 0 });
+    peer.await_snapshot(90, Time::ZERO);
+    assert_eq!((peer.snapshot(), peer.inflights.len(), peer.inflights.bytes), (Some(90), 0, 0));
+    assert!(peer.waits_for_snapshot());
+    peer.flow = Flow::Snapshot { last: 90, stage: super::SnapshotStage::Sending { transfer: 1 } };
+    for round in 1..1000 {
+        peer.round = round;
+        peer.accept(7, 8, round, true);
+        let much_later = Time::from_secs(round);
+        assert!(
+            !peer.lost_snapshot() && !peer.lost_append(round, much_later, Duration::ZERO),
+            "round {round}"
+        );
+    }
+    assert_eq!((peer.matched, peer.received), (7, 8));
+    peer.flow = Flow::Snapshot { last: 90, stage: super::SnapshotStage::Delivered { round: 1000 } };
+    // An answer that was on its way already, then the first that knows of the snapshot.
+    peer.round = 1000;
+    peer.accept(7, 8, 1000, true);
+    assert!(!peer.lost_snapshot());
+    peer.round = 1001;
+    peer.accept(7, 90, 1001, true);
+    assert!(!peer.lost_snapshot());
+    assert_eq!((peer.flow, peer.next, peer.matched), (Flow::Replicate, 91, 7));
+}
+
+#[test]
+fn a_snapshot_that_the_peer_forgot_is_lost() {
+    let mut peer = Progress::new(100, Time::ZERO);
+    peer.await_snapshot(90, Time::ZERO);
+    peer.flow = Flow::Snapshot { last: 90, stage: super::SnapshotStage::Delivered { round: 5 } };
+    peer.round = 6;
+    peer.accept(7, 8, 6, true);
+    assert!(peer.lost_snapshot());
+    peer.probe_from(peer.received + 1);
+    assert_eq!((peer.flow, peer.next), (Flow::Probe { sent: false }, 9));
 }

@@ -1,7 +1,7 @@
 //! Owns the state machine: applies what is committed, answers the callers, a batch at a time.
 
 use std::collections::BTreeMap;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,9 +16,11 @@ use super::error::RaftError;
 use super::guard::{guarded, poll_guarded};
 use super::mailbox::{Completion, Mailbox, Query, Queue};
 use super::pending::Waiters;
+use super::snapshots::{Folder, Lent, Taker, blocking, restore};
 use crate::codec::cold;
-use crate::state_machine::{Batch, Command, StateMachine};
-use crate::types::{Entry, EntryId, Index, Payload};
+use crate::engine::SnapshotRequest;
+use crate::state_machine::{Batch, Command};
+use crate::types::{Entry, EntryId, Index, Payload, SnapshotMeta};
 
 /// What the library notes with each batch in a machine that is durable by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +33,7 @@ pub(super) struct Bookkeeping {
 impl Bookkeeping {
     const VERSION: u16 = 1;
 
-    fn encode(applied: EntryId) -> Result<Bytes, String> {
+    pub(super) fn encode(applied: EntryId) -> Result<Bytes, String> {
         let note = Self { version: Self::VERSION, applied };
         cold::encode(&note).map(Bytes::from).map_err(|e| format!("cannot encode the bookkeeping: {e}"))
     }
@@ -65,6 +67,25 @@ pub(super) enum Job {
     },
     /// Answer once `index` is applied; with 0, from the state as it is.
     Read { index: Index, reads: Reads },
+    /// Take a snapshot of the state as it is after the jobs before this one.
+    Snapshot(SnapshotRequest),
+    /// Replace the state by this snapshot.
+    Restore(SnapshotMeta),
+}
+
+impl Job {
+    /// Gives up whose time is over.
+    fn expire(&mut self, now: Instant) {
+        match self {
+            Self::Apply { waiters, expires, .. } if expires.is_some_and(|e| e <= now) => {
+                give_up_waiters(waiters);
+            }
+            Self::Read { reads, .. } if reads.expires <= now => {
+                Reads { queries: std::mem::take(&mut reads.queries), ..*reads }.give_up();
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Queries to be answered together, until `expires` at most.
@@ -91,24 +112,18 @@ struct Gathered {
     nudge: bool,
 }
 
+/// What an applier is made of.
 pub(super) struct Applier {
-    machine: Box<dyn StateMachine>,
-    jobs: Arc<Queue<Job>>,
-    mailbox: Arc<Mailbox>,
-    applied: Index,
-    reads: BTreeMap<Index, Vec<Reads>>,
+    pub(super) machine: Lent,
+    pub(super) jobs: Arc<Queue<Job>>,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) applied: Index,
+    pub(super) reads: BTreeMap<Index, Vec<Reads>>,
+    pub(super) folder: Folder,
+    pub(super) taker: Taker,
 }
 
 impl Applier {
-    pub(super) fn new(
-        machine: Box<dyn StateMachine>,
-        jobs: Arc<Queue<Job>>,
-        mailbox: Arc<Mailbox>,
-        applied: Index,
-    ) -> Self {
-        Self { machine, jobs, mailbox, applied, reads: BTreeMap::new() }
-    }
-
     /// Works until the queue is closed and empty, or the machine fails.
     pub(super) async fn run(mut self) {
         let mut jobs = Vec::new();
@@ -117,9 +132,10 @@ impl Applier {
                 self.jobs.clear();
                 let reason = format!("the state machine failed: {error}");
                 self.mailbox.complete(Completion::Fatal(reason.into()));
-                return;
+                break;
             }
         }
+        self.taker.stop().await;
     }
 
     /// Waits for jobs; meanwhile gives up reads whose time is over.
@@ -138,7 +154,8 @@ impl Applier {
 
     async fn carry_out(&mut self, jobs: &mut Vec<Job>) -> Result<(), String> {
         let mut gathered = Gathered::default();
-        for job in jobs.drain(..) {
+        jobs.reverse();
+        while let Some(job) = jobs.pop() {
             match job {
                 Job::Apply { entries, waiters, expires, nudge } => {
                     gathered.commands.reserve(entries.len());
@@ -153,11 +170,17 @@ impl Applier {
                     gathered.nudge |= nudge;
                 }
                 Job::Read { index, reads } => self.reads.entry(index).or_default().push(reads),
+                Job::Snapshot(request) => {
+                    self.apply(std::mem::take(&mut gathered), jobs).await?;
+                    self.snapshot(request).await;
+                }
+                Job::Restore(meta) => {
+                    self.apply(std::mem::take(&mut gathered), jobs).await?;
+                    self.restore(meta, jobs).await?;
+                }
             }
         }
-        if gathered.last.index > self.applied {
-            self.apply(gathered).await?;
-        }
+        self.apply(gathered, jobs).await?;
         while let Some(waiting) = self.reads.first_entry().filter(|first| *first.key() <= self.applied) {
             for query in waiting.remove().into_iter().flat_map(|reads| reads.queries) {
                 self.query(query).await?;
@@ -166,9 +189,12 @@ impl Applier {
         Ok(())
     }
 
-    async fn apply(&mut self, gathered: Gathered) -> Result<(), String> {
-        let Gathered { commands, last, waiters, expires, nudge } = gathered;
-        let mut waiters = waiters;
+    /// `later` are the jobs that come after.
+    async fn apply(&mut self, gathered: Gathered, later: &mut [Job]) -> Result<(), String> {
+        let Gathered { commands, last, mut waiters, expires, nudge } = gathered;
+        if last.index <= self.applied {
+            return Ok(());
+        }
         let count = commands.len();
         // Only the indexes that are waited for are kept: on a follower, none.
         let first_waited = waiters.first().map(|waiting| waiting.first);
@@ -177,36 +203,15 @@ impl Applier {
             None => Vec::new(),
         };
         let batch = Batch { commands, bookkeeping: Bookkeeping::encode(last)? };
-        let Self { machine, jobs, reads, .. } = self;
-        let mut apply = pin!(async move { machine.apply(batch).await });
-        // A machine in memory is done at the first poll: no timer for it.
-        let mut polled = poll_fn(|cx| Poll::Ready(poll_guarded(&mut apply, cx))).await;
-        let replies = loop {
-            if let Poll::Ready(replies) = polled {
-                break replies?.map_err(|error| error.to_string())?;
+        let machine = &self.machine;
+        let apply = pin!(async move { machine.lock().await.apply(batch).await });
+        let sweep = |now| {
+            if expires.is_some_and(|expires| expires <= now) {
+                give_up_waiters(&mut waiters);
             }
-            let rest = tokio::time::timeout(SWEEP_INTERVAL, poll_fn(|cx| poll_guarded(&mut apply, cx)));
-            polled = match rest.await {
-                Ok(replies) => Poll::Ready(replies),
-                Err(_) => {
-                    let now = Instant::now();
-                    if expires.is_some_and(|expires| expires <= now) {
-                        give_up_waiters(&mut waiters);
-                    }
-                    give_up_reads(reads, now);
-                    jobs.visit(|job| match job {
-                        Job::Apply { waiters, expires, .. } if expires.is_some_and(|e| e <= now) => {
-                            give_up_waiters(waiters);
-                        }
-                        Job::Read { reads, .. } if reads.expires <= now => {
-                            Reads { queries: std::mem::take(&mut reads.queries), ..*reads }.give_up();
-                        }
-                        _ => {}
-                    });
-                    Poll::Pending
-                }
-            };
         };
+        let replies = attend(apply, &self.jobs, &mut self.reads, later, sweep).await?;
+        let replies = replies.map_err(|error| error.to_string())?;
         if replies.len() != count {
             return Err(format!("it gave {} replies to {count} commands", replies.len()));
         }
@@ -226,13 +231,67 @@ impl Applier {
         Ok(())
     }
 
+    /// A view that cannot be had is no reason to stop: the state is as it was, and the log goes on growing.
+    async fn snapshot(&mut self, request: SnapshotRequest) {
+        let machine = &self.machine;
+        match guarded(async move { machine.lock().await.snapshot().await }).await {
+            Ok(Ok(view)) => self.taker.write_out(view, request),
+            Ok(Err(error)) => self.taker.failed(error.to_string()),
+            Err(panic) => self.taker.failed(panic),
+        }
+    }
+
+    async fn restore(&mut self, meta: SnapshotMeta, later: &mut [Job]) -> Result<(), String> {
+        let last = meta.last;
+        let (machine, folder) = (&self.machine, self.folder.clone());
+        let restoring = self.taker.restoring(last);
+        let work = pin!(async move {
+            let snapshot = blocking(move || folder.checked_as(&meta)).await;
+            let snapshot =
+                snapshot.map_err(|e| format!("the snapshot of {last} cannot be read back: {e}"))?;
+            restore(machine, snapshot, Bookkeeping::encode(last)?).await
+        });
+        attend(work, &self.jobs, &mut self.reads, later, |_| {}).await??;
+        drop(restoring);
+        self.applied = last.index;
+        self.mailbox.applied.store(last.index, Ordering::Release);
+        self.mailbox.nudge();
+        Ok(())
+    }
+
     async fn query(&mut self, query: Query) -> Result<(), String> {
         let Query { bytes, reply, permit } = query;
-        let machine = &mut self.machine;
-        let answer = guarded(async move { machine.query(bytes).await }).await?;
+        let machine = &self.machine;
+        let answer = guarded(async move { machine.lock().await.query(bytes).await }).await?;
         drop(permit);
         let _gone = reply.send(answer.map_err(|error| RaftError::Query(error.to_string())));
         Ok(())
+    }
+}
+
+/// Waits for the machine, and meanwhile gives up callers whose time is over: those that `sweep` sees to, those of reads, and
+/// those of jobs that come later or wait in the queue.
+async fn attend<T>(
+    mut work: impl Future<Output = T> + Unpin,
+    queue: &Queue<Job>,
+    reads: &mut BTreeMap<Index, Vec<Reads>>,
+    later: &mut [Job],
+    mut sweep: impl FnMut(Instant),
+) -> Result<T, String> {
+    // A machine in memory is done at the first poll: no timer for it.
+    if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(poll_guarded(&mut work, cx))).await {
+        return done;
+    }
+    loop {
+        let rest = tokio::time::timeout(SWEEP_INTERVAL, poll_fn(|cx| poll_guarded(&mut work, cx)));
+        if let Ok(done) = rest.await {
+            return done;
+        }
+        let now = Instant::now();
+        sweep(now);
+        give_up_reads(reads, now);
+        later.iter_mut().for_each(|job| job.expire(now));
+        queue.visit(|job| job.expire(now));
     }
 }
 

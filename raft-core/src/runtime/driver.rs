@@ -14,14 +14,16 @@ use tokio::time::{Instant, Sleep};
 use super::applier::{Job, Reads};
 use super::error::RaftError;
 use super::guard::guarded;
+use super::handover::{Handover, Handovers};
 use super::log_writer::{LogWriter, Submitted};
 use super::mailbox::{Bootstrap, Closed, Completion, Inputs, Mailbox, Query, Queue};
 use super::outbox::Outbox;
 use super::pending::Pending;
-use super::status::{Counters, StatusBoard};
-use crate::engine::{Engine, Event, Fetch, ProposeError, ReadError, ReadId, Ready, Refusal};
-use crate::log_store::{LogStore, StorageErrorKind, Write};
-use crate::types::{Entry, GroupId, NodeId, Time};
+use super::snapshots::{Ledger, Receiver, SnapshotReply, Transfers};
+use super::status::{Counters, FatalKind, StatusBoard};
+use crate::engine::{Engine, Event, Fetch, ProposeError, ReadError, ReadId, Ready, Refusal, TransferError};
+use crate::log_store::{LogStore, StorageError, StorageErrorKind, Write};
+use crate::types::{Entry, GroupId, NodeId, SnapshotMeta, Time};
 
 /// How soon the engine hears of what was applied if nothing else wakes the driver before.
 const APPLIED_DELAY: Duration = Duration::from_millis(2);
@@ -55,6 +57,9 @@ pub(super) struct Parts {
     pub(super) writer: Arc<LogWriter>,
     pub(super) jobs: Arc<Queue<Job>>,
     pub(super) applier: JoinHandle<()>,
+    pub(super) transfers: Transfers,
+    pub(super) receiver: Receiver,
+    pub(super) ledger: Ledger,
     pub(super) status: StatusBoard,
     pub(super) origin: Instant,
     pub(super) timeout: Duration,
@@ -66,6 +71,7 @@ pub(super) struct Parts {
 pub(super) struct Driver {
     parts: Parts,
     pending: Pending,
+    handovers: Handovers,
     rounds: BTreeMap<ReadId, Round>,
     fetches: JoinSet<()>,
     /// Writes handed in and not yet durable.
@@ -107,6 +113,7 @@ impl Driver {
             closing,
             parts,
             pending: Pending::default(),
+            handovers: Handovers::default(),
             rounds: BTreeMap::new(),
             fetches: JoinSet::new(),
             writing: 0,
@@ -169,7 +176,7 @@ impl Driver {
 
     fn deadline(&self) -> Time {
         let rounds = self.rounds.first_key_value().map(|(_, round)| round.expires);
-        [self.pending.expires(), rounds, self.parts.status.due(), self.applied_due]
+        [self.pending.expires(), rounds, self.handovers.due(), self.parts.status.due(), self.applied_due]
             .into_iter()
             .flatten()
             .fold(self.parts.engine.deadline().min(NEVER), Time::min)
@@ -178,13 +185,14 @@ impl Driver {
     /// Feeds the engine with everything that waited. Messages come before time: after a pause, a leader's heartbeat
     /// that waited keeps a follower from an election.
     fn take_in(&mut self, inputs: &mut Inputs, now: Time) -> Result<(), Arc<str>> {
+        // Before the completions: one of them may be a snapshot of what was just applied.
+        self.hear_applied(now);
         for completion in inputs.completions.drain(..) {
             self.complete(completion, now)?;
         }
         for envelope in inputs.messages.drain(..) {
             self.parts.engine.step(envelope, now);
         }
-        self.hear_applied(now);
         if inputs.shutdown {
             inputs.refuse(&RaftError::Stopped);
             return Ok(());
@@ -192,12 +200,18 @@ impl Driver {
         for bootstrap in inputs.bootstraps.drain(..) {
             self.bootstrap(bootstrap, now);
         }
+        for handover in inputs.handovers.drain(..) {
+            self.hand_over(handover, now);
+        }
         if !inputs.commands.is_empty() {
             // As many places as this time, so that they need not grow step by step.
             let count = inputs.commands.len();
             let commands = std::mem::replace(&mut inputs.commands, Vec::with_capacity(count));
             let replies = std::mem::replace(&mut inputs.replies, Vec::with_capacity(count));
             self.propose(commands, replies, inputs.call_bytes, now);
+        }
+        for reply in inputs.snapshots.drain(..) {
+            self.request_snapshot(reply, now);
         }
         if !inputs.reads.is_empty() {
             self.read(std::mem::take(&mut inputs.reads), now);
@@ -209,12 +223,43 @@ impl Driver {
         match completion {
             Completion::Written(number) => {
                 self.writing = self.writing.saturating_sub(1);
-                self.parts.engine.written(number, now);
+                self.written(number, now);
             }
             Completion::Fetched(purpose, entries) => self.parts.engine.fetched(purpose, entries, now),
+            Completion::SnapshotTaken(taken) => {
+                if let Err(reason) = &taken {
+                    tracing::warn!(node = %self.parts.node, group = %self.parts.group, %reason, "no snapshot was taken");
+                    self.parts.ledger.failed(reason);
+                }
+                self.parts.engine.snapshot_taken(taken.ok(), now);
+            }
+            Completion::SnapshotSent { transfer, outcome, damaged } => {
+                self.parts.engine.snapshot_sent(transfer, outcome, now);
+                if damaged {
+                    // Another takes its place, if anything was committed since; if not, a restart finds the damage.
+                    let _nothing = self.parts.engine.request_snapshot(now);
+                }
+            }
+            Completion::SnapshotReceived { from, meta, reply } => {
+                let _gone = reply.send(self.parts.engine.snapshot_received(from, meta, now));
+            }
             Completion::Fatal(reason) => return Err(reason),
         }
         Ok(())
+    }
+
+    fn written(&mut self, number: u64, now: Time) {
+        self.parts.engine.written(number, now);
+        self.parts.ledger.written(number);
+    }
+
+    fn request_snapshot(&mut self, reply: SnapshotReply, now: Time) {
+        match self.parts.engine.request_snapshot(now) {
+            Ok(index) => self.parts.ledger.want(index, reply),
+            Err(error) => {
+                let _gone = reply.send(Err(RaftError::Snapshot(error.to_string())));
+            }
+        }
     }
 
     fn hear_applied(&mut self, now: Time) {
@@ -239,6 +284,16 @@ impl Driver {
             self.parts.outbox.connect(nodes.iter().map(|(node, address)| (*node, address.as_str())));
         }
         let _gone = reply.send(result);
+    }
+
+    fn hand_over(&mut self, wish: Handover, now: Time) {
+        let error = match self.parts.engine.transfer_leadership(wish.to, now) {
+            Ok(to) => return self.handovers.wait(wish, to, now),
+            Err(TransferError::NotLeader { leader }) => self.not_leader(leader),
+            Err(TransferError::Fatal) => RaftError::Fatal { reason: "the group has stopped".into() },
+            Err(error) => RaftError::Transfer(error.to_string()),
+        };
+        let _gone = wish.reply.send(Err(error));
     }
 
     /// Proposes in pieces that the engine can take, so that an overload hits the last ones, not all.
@@ -283,6 +338,7 @@ impl Driver {
                 Err(ProposeError::TooLarge { bytes, limit }) => RaftError::TooLarge { bytes, limit },
                 Err(ProposeError::Empty) => return,
                 Err(ProposeError::Overloaded) => RaftError::Overloaded,
+                Err(ProposeError::Transferring { to }) => RaftError::Transferring { to },
                 Err(ProposeError::Fatal) => RaftError::Fatal { reason: "the group has stopped".into() },
             }
         };
@@ -336,13 +392,16 @@ impl Driver {
                 changed |= ready.events.iter().any(ended);
                 changed |= self.parts.outbox.follow(self.parts.engine.membership());
             }
+            // It becomes known with a commit.
+            self.parts.outbox.belong(self.parts.engine.lineage());
             match self.carry_out(ready, now)? {
                 // A store in memory is done at once, and with that there may be more to do.
-                Some(number) => self.parts.engine.written(number, now),
+                Some(number) => self.written(number, now),
                 None => break,
             }
         }
         self.sweep(now);
+        self.handovers.settle(&self.parts.engine, now);
         let Self { parts, refused, overloaded, expired, .. } = self;
         let Parts { status, engine, mailbox, .. } = parts;
         status.update(engine, changed, || count(refused, *overloaded, *expired, mailbox), now);
@@ -362,8 +421,20 @@ impl Driver {
             self.parts.outbox.send(ready.messages);
         }
         let durable = ready.write.map(|write| self.write(write)).transpose()?.flatten();
+        if let Some(meta) = ready.restore {
+            self.restore(meta);
+        }
         if !ready.apply.is_empty() {
             self.apply(ready.apply, now);
+        }
+        if let Some(request) = ready.snapshot {
+            self.parts.jobs.push(Job::Snapshot(request));
+        }
+        for transfer in ready.abandon_snapshots {
+            self.parts.transfers.abandon(transfer);
+        }
+        for send in ready.send_snapshots {
+            self.parts.transfers.begin(send);
         }
         for fetch in ready.fetches {
             self.fetch(fetch);
@@ -384,6 +455,7 @@ impl Driver {
 
     fn write(&mut self, write: Write) -> Result<Option<u64>, Arc<str>> {
         let number = write.number;
+        self.parts.ledger.writing(&write);
         match self.parts.writer.submit(write, &self.parts.mailbox)? {
             Submitted::Done => Ok(Some(number)),
             Submitted::Waiting => {
@@ -405,6 +477,12 @@ impl Driver {
         self.parts.jobs.push(Job::Apply { entries, waiters, expires, nudge });
     }
 
+    fn restore(&mut self, meta: SnapshotMeta) {
+        self.handed_over = meta.last.index;
+        self.pending.overtake(meta.last.index);
+        self.parts.jobs.push(Job::Restore(meta));
+    }
+
     fn fetch(&mut self, fetch: Fetch) {
         while self.fetches.try_join_next().is_some() {}
         let Fetch { purpose, range, max_bytes } = fetch;
@@ -419,10 +497,10 @@ impl Driver {
                     mailbox.complete(Completion::Fetched(purpose, Vec::new()));
                 }
                 Ok(Err(error)) => {
-                    writer.fail(&error.to_string());
+                    writer.fail(&error);
                 }
                 Err(panic) => {
-                    writer.fail(&panic);
+                    writer.fail(&StorageError::new(StorageErrorKind::Failed, panic));
                 }
             }
         });
@@ -469,14 +547,22 @@ impl Driver {
             for completion in inputs.completions.drain(..) {
                 match completion {
                     Completion::Written(_) => self.writing = self.writing.saturating_sub(1),
-                    Completion::Fetched(..) => {}
                     Completion::Fatal(_) => self.writing = 0,
+                    _ => {}
                 }
             }
         }
         self.parts.jobs.close();
         if tokio::time::timeout(DRAIN_TIMEOUT, &mut self.parts.applier).await.is_err() {
             self.parts.applier.abort();
+        }
+    }
+
+    fn fatal_kind(&self) -> FatalKind {
+        match self.parts.writer.failure() {
+            Some(kind) => FatalKind::Storage(kind),
+            None if self.parts.engine.is_broken() => FatalKind::Invariant,
+            None => FatalKind::Machine,
         }
     }
 
@@ -490,13 +576,16 @@ impl Driver {
         self.parts.jobs.clear();
         let now = self.now();
         let counters = count(&self.refused, self.overloaded, self.expired, &self.parts.mailbox);
+        let fatal = fatal.map(|reason| (self.fatal_kind(), reason));
         self.parts.status.publish(self.parts.engine.status(), fatal, counters, now);
         self.parts.outbox.stop().await;
         self.fetches.shutdown().await;
+        self.parts.transfers.shutdown().await;
         let Self { parts, fetches, closing, .. } = self;
         drop((closing, fetches));
-        let Parts { store, writer, status, outbox, applier, .. } = parts;
-        drop((store, outbox));
+        let Parts { store, writer, status, outbox, applier, receiver, transfers, .. } = parts;
+        receiver.stop().await;
+        drop((store, outbox, transfers));
         if !applier.is_finished() {
             let _ended = tokio::time::timeout(DRAIN_TIMEOUT, applier).await;
         }

@@ -23,6 +23,12 @@ pub enum RaftError {
         /// Where the leader's clients reach it; the address of its transport where it gave none for clients.
         address: Option<String>,
     },
+    /// The node is handing its leadership over, and takes no commands until that is done. Repeat it, at the node named first.
+    #[error("leadership is being handed to node {to}: repeat it there")]
+    Transferring {
+        /// The node that is to lead.
+        to: NodeId,
+    },
     /// More is waiting than the node may hold. Repeat it later, with a pause that grows.
     #[error("too much is waiting on this node: repeat it later")]
     Overloaded,
@@ -59,6 +65,12 @@ pub enum RaftError {
     /// The state machine could not answer the query.
     #[error("the query failed: {0}")]
     Query(String),
+    /// Leadership was not handed over as asked.
+    #[error("leadership was not handed over: {0}")]
+    Transfer(String),
+    /// No snapshot could be taken, or the newest cannot be read.
+    #[error("no snapshot: {0}")]
+    Snapshot(String),
     /// The cluster cannot be founded as asked.
     #[error("cannot found the cluster: {0}")]
     Bootstrap(String),
@@ -95,6 +107,9 @@ pub enum StartError {
     /// The settings make no sense, or the log contradicts itself.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The snapshots cannot be used, or the one that is needed is damaged or missing.
+    #[error("snapshots: {0}")]
+    Snapshot(String),
     /// Log store and state machine, or the parts of the log store, contradict each other.
     #[error("{0}")]
     Inconsistent(String),

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::guard::poll_guarded;
 use super::mailbox::{Completion, Mailbox, lock};
-use crate::log_store::{LogStore, StorageError, Write};
+use crate::log_store::{LogStore, StorageError, StorageErrorKind, Write};
 use crate::types::Entry;
 
 /// The most bytes of entries in one call of the store, so that a commit's latency stays bounded however many groups wait.
@@ -40,7 +40,7 @@ struct State {
     /// writer's task.
     prompt: bool,
     groups: Vec<Weak<Mailbox>>,
-    failed: Option<Arc<str>>,
+    failed: Option<(StorageErrorKind, Arc<str>)>,
     closed: bool,
     waker: Option<Waker>,
 }
@@ -118,7 +118,7 @@ impl LogWriter {
     /// Where the store has failed; every group of the store is told.
     pub(super) fn submit(&self, write: Write, group: &Arc<Mailbox>) -> Result<Submitted, Arc<str>> {
         let mut state = lock(&self.shared.state);
-        if let Some(reason) = &state.failed {
+        if let Some((_, reason)) = &state.failed {
             return Err(Arc::clone(reason));
         }
         if state.busy || !state.prompt || !state.waiting.is_empty() {
@@ -153,17 +153,18 @@ impl LogWriter {
     }
 
     /// Stops every group of the store: what it reads or writes cannot be relied on.
-    pub(super) fn fail(&self, error: &str) -> Arc<str> {
+    pub(super) fn fail(&self, error: &StorageError) -> Arc<str> {
         self.shared.fail(error)
+    }
+
+    /// How the store failed, if it has.
+    pub(super) fn failure(&self) -> Option<StorageErrorKind> {
+        lock(&self.shared.state).failed.as_ref().map(|&(kind, _)| kind)
     }
 }
 
-fn flatten(result: Result<Result<(), StorageError>, String>) -> Result<(), String> {
-    match result {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(panic) => Err(panic),
-    }
+fn flatten(result: Result<Result<(), StorageError>, String>) -> Result<(), StorageError> {
+    result.unwrap_or_else(|panic| Err(StorageError::new(StorageErrorKind::Failed, panic)))
 }
 
 impl Shared {
@@ -172,12 +173,13 @@ impl Shared {
         Box::pin(async move { store.write(&writes).await })
     }
 
-    fn fail(&self, error: &str) -> Arc<str> {
+    fn fail(&self, error: &StorageError) -> Arc<str> {
         let reason: Arc<str> = format!("the log store failed: {error}").into();
         let (reason, groups) = {
             let mut state = lock(&self.state);
             state.waiting.clear();
-            let reason = Arc::clone(state.failed.get_or_insert(reason));
+            let (_, reason) = state.failed.get_or_insert((error.kind(), reason));
+            let reason = Arc::clone(reason);
             (reason, std::mem::take(&mut state.groups))
         };
         for group in groups.iter().filter_map(Weak::upgrade) {

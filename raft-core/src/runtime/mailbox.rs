@@ -9,10 +9,12 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::error::RaftError;
-use crate::engine::{BootstrapError, FetchPurpose};
+use super::handover::Handover;
+use super::snapshots::SnapshotReply;
+use crate::engine::{BootstrapError, FetchPurpose, SnapshotOutcome};
 use crate::membership::NodeInfo;
 use crate::message::Envelope;
-use crate::types::{Entry, Index, NodeId};
+use crate::types::{Entry, Index, NodeId, Peer, SnapshotMeta};
 
 /// Where a call's answer goes.
 pub(crate) type ReplyTo = oneshot::Sender<Result<Bytes, RaftError>>;
@@ -44,6 +46,12 @@ pub(crate) enum Completion {
     Written(u64),
     /// Entries were read.
     Fetched(FetchPurpose, Vec<Entry>),
+    /// A snapshot was taken and is durable, or why not.
+    SnapshotTaken(Result<SnapshotMeta, Arc<str>>),
+    /// A transfer to a peer has ended; this node's own file may turn out to be damaged.
+    SnapshotSent { transfer: u64, outcome: SnapshotOutcome, damaged: bool },
+    /// A snapshot came in, is checked and durable; the reply says whether it is of use.
+    SnapshotReceived { from: Peer, meta: SnapshotMeta, reply: oneshot::Sender<bool> },
     /// The group cannot go on.
     Fatal(Arc<str>),
 }
@@ -58,6 +66,8 @@ pub(crate) struct Inputs {
     pub(crate) call_bytes: usize,
     pub(crate) reads: Vec<Query>,
     pub(crate) bootstraps: Vec<Bootstrap>,
+    pub(crate) handovers: Vec<Handover>,
+    pub(crate) snapshots: Vec<SnapshotReply>,
     pub(crate) messages: Vec<Envelope>,
     message_bytes: usize,
     pub(crate) completions: Vec<Completion>,
@@ -73,6 +83,8 @@ impl Inputs {
             && self.completions.is_empty()
             && self.reads.is_empty()
             && self.bootstraps.is_empty()
+            && self.handovers.is_empty()
+            && self.snapshots.is_empty()
             && !self.nudged
             && !self.shutdown
     }
@@ -99,6 +111,8 @@ struct State {
     inputs: Inputs,
     waker: Option<Waker>,
     closed: Option<Closed>,
+    /// The driver has ended: nobody hears of completions.
+    ended: bool,
 }
 
 /// The driver's mailbox.
@@ -157,6 +171,14 @@ impl Mailbox {
         self.call(0, |inputs| inputs.bootstraps.push(bootstrap))
     }
 
+    pub(crate) fn hand_over(&self, handover: Handover) -> Result<(), RaftError> {
+        self.call(0, |inputs| inputs.handovers.push(handover))
+    }
+
+    pub(crate) fn snapshot(&self, reply: SnapshotReply) -> Result<(), RaftError> {
+        self.call(0, |inputs| inputs.snapshots.push(reply))
+    }
+
     /// Takes received messages; what there is no room for is dropped and counted.
     pub(crate) fn deliver(&self, batch: Vec<Envelope>) {
         let mut state = lock(&self.state);
@@ -183,7 +205,9 @@ impl Mailbox {
 
     pub(crate) fn complete(&self, completion: Completion) {
         let mut state = lock(&self.state);
-        state.inputs.completions.push(completion);
+        if !state.ended {
+            state.inputs.completions.push(completion);
+        }
         wake(state);
     }
 
@@ -208,6 +232,7 @@ impl Mailbox {
         if !matches!(state.closed, Some(Closed::Fatal(_))) {
             state.closed = Some(closed.clone());
         }
+        state.ended = true;
         let mut inputs = std::mem::take(&mut state.inputs);
         drop(state);
         inputs.refuse(&closed.into());
@@ -244,8 +269,12 @@ impl Inputs {
         for reply in self.replies.drain(..).chain(reads) {
             let _gone = reply.send(Err(error.clone()));
         }
+        for reply in self.snapshots.drain(..) {
+            let _gone = reply.send(Err(error.clone()));
+        }
         self.commands.clear();
         self.bootstraps.clear();
+        self.handovers.clear();
     }
 }
 

@@ -14,6 +14,7 @@ mod applier;
 mod driver;
 mod error;
 mod guard;
+mod handover;
 mod log_writer;
 mod mailbox;
 mod node;
@@ -21,10 +22,12 @@ mod options;
 mod outbox;
 mod pending;
 mod recover;
+mod snapshots;
 mod status;
 
 pub use error::{RaftError, StartError};
 pub use options::{Member, NodeOptions};
-pub use status::{Counters, RaftStatus};
+pub use snapshots::{SnapshotFile, SnapshotPlace, SnapshotStatus, TransferStatus};
+pub use status::{Counters, FatalKind, RaftStatus};
 
 pub(crate) use node::Node;

@@ -11,18 +11,22 @@ use tokio::time::Instant;
 use super::applier::{Applier, Job, Reads};
 use super::driver::{Driver, Parts};
 use super::error::{RaftError, StartError};
+use super::handover::Handover;
 use super::log_writer::LogWriter;
-use super::mailbox::{Bootstrap, Gauge, Mailbox, Query, Queue};
+use super::mailbox::{Bootstrap, Gauge, Mailbox, Query, Queue, lock};
 use super::options::NodeOptions;
-use super::outbox::{GroupInbox, Outbox};
+use super::outbox::{GroupInbox, Outbox, Roster};
 use super::recover::{Recovered, recover};
+use super::snapshots::{
+    Folder, Latest, Ledger, Progress, Receiver, Receiving, SnapshotFile, Taker, Transfers, blocking,
+};
 use super::status::{RaftStatus, StatusBoard};
-use crate::engine::{BootstrapError, FoundingEnd};
+use crate::engine::{BootstrapError, FoundingEnd, RoleName};
 use crate::log_store::LogStore;
 use crate::membership::NodeInfo;
 use crate::state_machine::StateMachine;
 use crate::transport::{LocalNode, Transport};
-use crate::types::{Entry, NodeId, Time};
+use crate::types::{Entry, Lineage, NodeId, SnapshotMeta, Time};
 
 /// The part of [`Config::max_uncommitted_bytes`](crate::Config::max_uncommitted_bytes) that one batch of proposals
 /// may take: when the engine is full, most callers still get their turn.
@@ -44,6 +48,8 @@ pub(crate) struct Node {
     timeout: Duration,
     /// How long a leader may take to come forward: several elections.
     patience: Duration,
+    folder: Folder,
+    latest: Latest,
 }
 
 impl Drop for Node {
@@ -57,26 +63,63 @@ impl Node {
         options: NodeOptions,
         store: Arc<dyn LogStore>,
         transport: Arc<dyn Transport>,
-        mut machine: Box<dyn StateMachine>,
+        machine: Box<dyn StateMachine>,
     ) -> Result<Self, StartError> {
         let origin = Instant::now();
         let timeout = options.proposal_timeout.min(MAX_TIMEOUT);
-        let Recovered { engine, local, applied } =
-            recover(&options, &*store, &mut *machine, Time::ZERO).await?;
+        let machine = Arc::new(tokio::sync::Mutex::new(machine));
+        let folder = Folder::new(
+            options.snapshots.clone(),
+            options.cluster,
+            options.group,
+            options.max_snapshot_bytes,
+        );
+        if folder.is_none() {
+            tracing::info!(node = %options.node, "no place for snapshots is set: the log is never compacted");
+        }
+        let Recovered { engine, local, applied, snapshot } =
+            recover(&options, &*store, &machine, &folder, Time::ZERO).await?;
         let config = &options.config;
         let mailbox = Mailbox::new(options.max_queued_bytes, options.max_inbox_bytes, applied.index);
         let mailbox = Arc::new(mailbox);
-        let (inbox, roster) = GroupInbox::new(Arc::clone(&mailbox));
-        let mut outbox = Outbox::new(Arc::clone(&transport), options.node, roster);
+        let roster = Roster::default();
+        let progress = Progress::new(Arc::clone(&mailbox));
+        let (receiver, door) = Receiver::spawn(Receiving {
+            folder: folder.clone(),
+            local: local.peer,
+            roster: roster.clone(),
+            progress: progress.clone(),
+            mailbox: Arc::clone(&mailbox),
+        });
+        let mut outbox = Outbox::new(Arc::clone(&transport), options.node, roster.clone());
+        let inbox = GroupInbox { mailbox: Arc::clone(&mailbox), roster, snapshots: door };
+        outbox.belong(engine.lineage());
         transport.start(local, Arc::new(inbox)).await?;
         let address = transport.address();
         outbox.follow(engine.membership());
 
         let jobs = Arc::new(Queue::default());
-        let applier = Applier::new(machine, Arc::clone(&jobs), Arc::clone(&mailbox), applied.index);
+        let applier = Applier {
+            machine,
+            jobs: Arc::clone(&jobs),
+            mailbox: Arc::clone(&mailbox),
+            applied: applied.index,
+            reads: BTreeMap::new(),
+            folder: folder.clone(),
+            taker: Taker::new(folder.clone(), progress.clone(), Arc::clone(&mailbox)),
+        };
+        let transfers = Transfers::new(
+            folder.clone(),
+            local.peer,
+            transport,
+            options.snapshot_bytes_per_second,
+            progress.clone(),
+            Arc::clone(&mailbox),
+        );
+        let latest = Latest::new(snapshot.into());
         let writer = Arc::new(LogWriter::spawn(Arc::clone(&store)));
         writer.register(&mailbox);
-        let board = StatusBoard::new(&engine, local);
+        let board = StatusBoard::new(&engine, local, progress);
         let status = board.subscribe();
         let driver = Driver::new(Parts {
             engine,
@@ -88,6 +131,9 @@ impl Node {
             writer,
             jobs: Arc::clone(&jobs),
             applier: tokio::spawn(applier.run()),
+            transfers,
+            receiver,
+            ledger: Ledger::new(folder.clone(), Arc::clone(&latest)),
             status: board,
             origin,
             timeout,
@@ -107,6 +153,8 @@ impl Node {
             max_entry_bytes: options.config.max_entry_bytes,
             timeout,
             patience: options.config.election_timeout * 4,
+            folder,
+            latest,
         })
     }
 
@@ -140,6 +188,29 @@ impl Node {
         Ok((Query { bytes, reply, permit }, answer))
     }
 
+    pub(crate) async fn snapshot(&self) -> Result<SnapshotMeta, RaftError> {
+        if self.folder.is_none() {
+            let text = "there is no place for snapshots: set NodeOptions::snapshots";
+            return Err(RaftError::Snapshot(text.to_owned()));
+        }
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.snapshot(reply)?;
+        answer.await.unwrap_or_else(|_| Err(self.ended()))
+    }
+
+    pub(crate) async fn latest_snapshot(&self) -> Result<Option<SnapshotFile>, RaftError> {
+        loop {
+            let Some(meta) = lock(&self.latest).clone() else { return Ok(None) };
+            let (folder, wanted) = (self.folder.clone(), meta.clone());
+            match blocking(move || folder.checked_as(&wanted)).await {
+                Ok(snapshot) => return Ok(Some(snapshot)),
+                // Newer ones came meanwhile and this one was removed.
+                Err(_) if lock(&self.latest).as_ref() != Some(&meta) => {}
+                Err(error) => return Err(RaftError::Snapshot(error.to_string())),
+            }
+        }
+    }
+
     /// Why nothing is answered any more.
     fn ended(&self) -> RaftError {
         self.mailbox.closed().unwrap_or(RaftError::Unknown)
@@ -161,20 +232,16 @@ impl Node {
             Ok(Err(BootstrapError::Fatal)) | Err(_) => return Err(self.ended()),
             Ok(Err(error)) => return Err(RaftError::Bootstrap(error.to_string())),
         }
-        let founded = |status: &RaftStatus| !status.membership.is_empty() && status.commit > 0;
-        let given_up = |status: &RaftStatus| match status.founding_ended {
-            Some(FoundingEnd::AlreadyFounded { by }) => Some(by),
-            _ => None,
-        };
+        // A configuration is committed: not one that is only being founded, nor the state of a backup without members.
+        let founded = |status: &RaftStatus| status.lineage != Lineage::UNKNOWN;
+        let given_up =
+            |status: &RaftStatus| status.founding_ended.filter(|end| *end != FoundingEnd::Overtaken);
         let mut seen = self.wait_for(|status| founded(status) || given_up(status).is_some()).await?;
-        if let Some(by) = given_up(&seen).filter(|_| !founded(&seen)) {
+        if let Some(end) = given_up(&seen).filter(|_| !founded(&seen)) {
             // If that cluster has this node for a member, its leader comes forward soon.
-            seen =
-                tokio::time::timeout(self.patience, self.wait_for(founded)).await.unwrap_or_else(|_| {
-                    Err(RaftError::Bootstrap(format!(
-                        "node {by} belongs to another cluster or founding already"
-                    )))
-                })?;
+            seen = tokio::time::timeout(self.patience, self.wait_for(founded))
+                .await
+                .unwrap_or_else(|_| Err(RaftError::Bootstrap(end.to_string())))?;
         }
         let found: Vec<(NodeId, String)> =
             seen.membership.nodes.iter().map(|(&node, info)| (node, info.address.clone())).collect();
@@ -182,6 +249,12 @@ impl Node {
             return Ok(());
         }
         Err(RaftError::Bootstrap(format!("it is founded already, with other members: {}", seen.membership)))
+    }
+
+    pub(crate) async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, RaftError> {
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.hand_over(Handover { to, patience: self.patience, reply })?;
+        answer.await.unwrap_or_else(|_| Err(self.ended()))
     }
 
     /// Waits until the status is as wanted.
@@ -198,8 +271,20 @@ impl Node {
         }
     }
 
+    /// Lets another node lead, so that the cluster need not wait for an election timeout; and hears what becomes of the calls
+    /// that are open, which the next leader commits.
+    async fn leave(&self) {
+        if self.transfer_leadership(None).await.is_ok() {
+            let last = self.status.borrow().last.index;
+            let _ended = self.wait_for(|status| status.applied >= last).await;
+        }
+    }
+
     /// Ends the group in good order, and returns when its tasks have ended.
     pub(crate) async fn shut_down(&self) {
+        if self.status.borrow().role == RoleName::Leader {
+            let _too_late = tokio::time::timeout(self.patience, self.leave()).await;
+        }
         self.mailbox.shut_down();
         let mut status = self.status.clone();
         while status.changed().await.is_ok() {}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::snapshots::SnapshotPlace;
 use crate::config::Config;
 use crate::membership::NodeInfo;
 use crate::types::{ClusterId, GroupId, Incarnation, NodeId};
@@ -30,6 +31,14 @@ pub struct NodeOptions {
     /// The most bytes of received messages that wait for the driver; beyond, messages are dropped and counted, which
     /// the protocol repairs. Default: 64 MiB.
     pub max_inbox_bytes: usize,
+    /// Where snapshots are kept. Default: [`SnapshotPlace::none`], with which the log grows without end and
+    /// a node that needs a snapshot cannot catch up.
+    pub snapshots: SnapshotPlace,
+    /// The largest snapshot that is taken or received, in bytes; beyond, it is refused. Default: 64 GiB.
+    pub max_snapshot_bytes: u64,
+    /// The most bytes of snapshots sent a second, to all nodes together; `None`: as fast as it goes. On a link that snapshots
+    /// could fill, half of what it carries keeps heartbeats and entries quick. Default: `None`.
+    pub snapshot_bytes_per_second: Option<u64>,
 }
 
 impl NodeOptions {
@@ -45,6 +54,9 @@ impl NodeOptions {
             max_queued_bytes: 64 << 20,
             max_open_proposals: 1 << 18,
             max_inbox_bytes: 64 << 20,
+            snapshots: SnapshotPlace::none(),
+            max_snapshot_bytes: 64 << 30,
+            snapshot_bytes_per_second: None,
         }
     }
 }

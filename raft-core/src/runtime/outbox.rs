@@ -4,13 +4,53 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use super::mailbox::{Mailbox, lock};
+use super::snapshots::Door;
 use crate::membership::Membership;
 use crate::message::Envelope;
-use crate::transport::{Inbox, Transport};
-use crate::types::{Incarnation, NodeId, Peer};
+use crate::transport::{Inbox, SnapshotStream, Transport};
+use crate::types::{Incarnation, Lineage, NodeId, Peer};
 
-/// Which data folder the configuration binds each node to; shared with the transport's side, which asks at each hello.
-type Roster = Arc<Mutex<BTreeMap<NodeId, Incarnation>>>;
+/// Who may talk to this node; shared with the transport's side, which asks at each hello.
+#[derive(Clone, Default)]
+pub(super) struct Roster(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+struct Known {
+    /// Which data folder the configuration binds each node to.
+    bound: BTreeMap<NodeId, Incarnation>,
+    /// What this node belongs to.
+    lineage: Lineage,
+}
+
+impl Roster {
+    fn follow(&self, membership: &Membership) {
+        let bound = membership.nodes.iter().map(|(&node, info)| (node, info.incarnation));
+        lock(&self.0).bound = bound.collect();
+    }
+
+    fn lineage(&self) -> Lineage {
+        lock(&self.0).lineage
+    }
+
+    /// Whether to talk to a peer that says that it is of `lineage`; if not, why.
+    pub(super) fn admit(&self, peer: Peer, lineage: Lineage) -> Result<(), String> {
+        let known = lock(&self.0);
+        if known.lineage.contradicts(lineage) {
+            return Err(format!(
+                "node {} belongs to lineage {lineage} of this cluster, and this node to {}: the cluster went on without one \
+                 of them after a majority was lost; empty the folder of the node that is not to be kept",
+                peer.node, known.lineage
+            ));
+        }
+        match known.bound.get(&peer.node) {
+            Some(&bound) if bound != Incarnation::UNKNOWN && bound != peer.incarnation => Err(format!(
+                "node {} is bound to the data folder {bound} and comes with {}: its folder was wiped or replaced",
+                peer.node, peer.incarnation
+            )),
+            _ => Ok(()),
+        }
+    }
+}
 
 /// The way out to the other nodes.
 pub(super) struct Outbox {
@@ -19,11 +59,19 @@ pub(super) struct Outbox {
     connected: BTreeMap<NodeId, String>,
     roster: Roster,
     membership: Membership,
+    lineage: Lineage,
 }
 
 impl Outbox {
     pub(super) fn new(transport: Arc<dyn Transport>, local: NodeId, roster: Roster) -> Self {
-        Self { transport, local, connected: BTreeMap::new(), roster, membership: Membership::default() }
+        Self {
+            transport,
+            local,
+            connected: BTreeMap::new(),
+            roster,
+            membership: Membership::default(),
+            lineage: Lineage::UNKNOWN,
+        }
     }
 
     /// Sends messages, each peer's in one call and in order.
@@ -58,7 +106,7 @@ impl Outbox {
             return false;
         }
         self.membership = membership.clone();
-        *lock(&self.roster) = membership.nodes.iter().map(|(&node, info)| (node, info.incarnation)).collect();
+        self.roster.follow(membership);
         self.connect(membership.nodes.iter().map(|(&node, info)| (node, info.address.as_str())));
         let transport = &self.transport;
         self.connected.retain(|node, _| {
@@ -71,6 +119,14 @@ impl Outbox {
         true
     }
 
+    /// Tells the transport's side which lineage this node belongs to.
+    pub(super) fn belong(&mut self, lineage: Lineage) {
+        if self.lineage != lineage {
+            self.lineage = lineage;
+            lock(&self.roster.0).lineage = lineage;
+        }
+    }
+
     pub(super) async fn stop(&self) {
         self.transport.stop().await;
     }
@@ -78,15 +134,9 @@ impl Outbox {
 
 /// What the transport hands received messages to.
 pub(super) struct GroupInbox {
-    mailbox: Arc<Mailbox>,
-    roster: Roster,
-}
-
-impl GroupInbox {
-    pub(super) fn new(mailbox: Arc<Mailbox>) -> (Self, Roster) {
-        let roster = Roster::default();
-        (Self { mailbox, roster: Arc::clone(&roster) }, roster)
-    }
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) roster: Roster,
+    pub(super) snapshots: Door,
 }
 
 impl Inbox for GroupInbox {
@@ -96,13 +146,15 @@ impl Inbox for GroupInbox {
         self.mailbox.deliver(batch);
     }
 
-    fn admit(&self, peer: Peer) -> Result<(), String> {
-        match lock(&self.roster).get(&peer.node) {
-            Some(&bound) if bound != Incarnation::UNKNOWN && bound != peer.incarnation => Err(format!(
-                "node {} is bound to the data folder {bound} and comes with {}: its folder was wiped or replaced",
-                peer.node, peer.incarnation
-            )),
-            _ => Ok(()),
-        }
+    fn lineage(&self) -> Lineage {
+        self.roster.lineage()
+    }
+
+    fn snapshot(&self, from: NodeId, stream: Box<dyn SnapshotStream>) {
+        self.snapshots.enter(from, stream);
+    }
+
+    fn admit(&self, peer: Peer, lineage: Lineage) -> Result<(), String> {
+        self.roster.admit(peer, lineage)
     }
 }

@@ -122,6 +122,18 @@ impl Pending {
         resolved
     }
 
+    /// A snapshot takes the place of everything up to `last`: nobody can tell what the entries there were.
+    pub(super) fn overtake(&mut self, last: Index) {
+        while let Some(run) = self.runs.front_mut().filter(|run| run.first.index <= last) {
+            let unknown = run.split_to(last + 1);
+            self.count -= unknown.replies.len();
+            answer_all(unknown.replies, &RaftError::Unknown);
+            if run.replies.len() == 0 {
+                self.runs.pop_front();
+            }
+        }
+    }
+
     /// Gives up those whose time is over. Returns how many.
     pub(super) fn expire(&mut self, now: Time) -> usize {
         let before = self.count;

@@ -1,15 +1,17 @@
 //! How a node comes back: from log store and state machine to an engine.
 
+use std::io;
+
 use fastrand::Rng;
 
 use super::applier::Bookkeeping;
 use super::error::StartError;
 use super::options::NodeOptions;
+use super::snapshots::{Folder, Lent, SnapshotFile, blocking, restore};
 use crate::engine::{Engine, EngineOptions};
 use crate::log_store::{LogState, LogStore};
-use crate::state_machine::StateMachine;
 use crate::transport::LocalNode;
-use crate::types::{EntryId, Incarnation, Index, Peer, Term, Time};
+use crate::types::{EntryId, Incarnation, Index, Peer, SnapshotMeta, Term, Time};
 
 /// A node as it was when it stopped.
 pub(super) struct Recovered {
@@ -17,13 +19,16 @@ pub(super) struct Recovered {
     pub(super) local: LocalNode,
     /// The last entry that the state machine holds.
     pub(super) applied: EntryId,
+    /// The newest snapshot that is there.
+    pub(super) snapshot: Option<SnapshotMeta>,
 }
 
 /// Claims the store, reads what it holds, and checks it against itself and against the machine.
 pub(super) async fn recover(
     options: &NodeOptions,
     store: &dyn LogStore,
-    machine: &mut dyn StateMachine,
+    machine: &Lent,
+    folder: &Folder,
     now: Time,
 ) -> Result<Recovered, StartError> {
     let mut random = Rng::new();
@@ -32,16 +37,22 @@ pub(super) async fn recover(
     let peer = Peer { node: options.node, incarnation: claim.incarnation };
     let local = LocalNode { cluster: options.cluster, peer, boot: claim.boot };
 
-    let state = store.load(options.group).await?;
+    let mut state = store.load(options.group).await?;
     check_last(options, store, &state).await?;
-    let applied = match machine.bookkeeping().await? {
+    let held = match machine.lock().await.bookkeeping().await? {
         Some(note) => Bookkeeping::decode(&note).map_err(StartError::Inconsistent)?.applied,
         None => EntryId::ZERO,
     };
+    let applied = recover_machine(&mut state, machine, held, folder).await?;
     check_applied(applied, &state)?;
 
+    let mut config = options.config.clone();
+    if folder.is_none() {
+        (config.snapshot_entries, config.snapshot_bytes) = (u64::MAX, usize::MAX);
+    }
+    let snapshot = state.snapshot.clone();
     let engine = Engine::new(EngineOptions {
-        config: options.config.clone(),
+        config,
         group: options.group,
         local: peer,
         seed: random.u64(..) ^ options.node.0,
@@ -49,7 +60,93 @@ pub(super) async fn recover(
         applied: applied.index,
         now,
     })?;
-    Ok(Recovered { engine, local, applied })
+    Ok(Recovered { engine, local, applied, snapshot })
+}
+
+/// Brings the machine to where the log can go on, and makes `state` name the newest snapshot that is there and sound. A machine
+/// that is durable by itself goes on from its own state where the log reaches back to it.
+async fn recover_machine(
+    state: &mut LogState,
+    machine: &Lent,
+    held: EntryId,
+    folder: &Folder,
+) -> Result<EntryId, StartError> {
+    let place = folder.place_name();
+    let failed = |error: io::Error| StartError::Snapshot(format!("{place}: {error}"));
+    let base = state.outline.base;
+    let goes_on = held > EntryId::ZERO && held.index >= base.index;
+    let (looked, begins) = (folder.clone(), state.clone());
+    let (found, troubles) = blocking(move || {
+        looked.prepare()?;
+        looked.clean(begins.snapshot.as_ref().map_or(0, |meta| meta.last.index))?;
+        find(&looked, &begins, goes_on)
+    })
+    .await
+    .map_err(failed)?;
+    for trouble in &troubles {
+        tracing::error!(%place, %trouble, "a snapshot cannot be used");
+    }
+    state.snapshot = found.as_ref().map(Found::meta);
+    match found {
+        Some(Found::Whole(snapshot)) if !goes_on => {
+            let last = snapshot.meta().last;
+            let note = Bookkeeping::encode(last).map_err(StartError::Inconsistent)?;
+            let restored = restore(machine, snapshot, note).await;
+            restored.map_err(|e| StartError::Snapshot(format!("{place}: restoring from {last}: {e}")))?;
+            Ok(last)
+        }
+        None if base.index > 0 => Err(StartError::Snapshot(format!(
+            "{place}: {}. The log begins after entry {base} and is of no use without a snapshot of at least that: put the \
+             file back, or remove the node from the cluster and add it again with an empty folder",
+            troubles.join("; ")
+        ))),
+        _ => Ok(held),
+    }
+}
+
+/// A snapshot that can be used.
+enum Found {
+    Whole(SnapshotFile),
+    /// Only its length was looked at.
+    Unread(SnapshotMeta),
+}
+
+impl Found {
+    fn meta(&self) -> SnapshotMeta {
+        match self {
+            Self::Whole(snapshot) => snapshot.meta(),
+            Self::Unread(meta) => meta.clone(),
+        }
+    }
+}
+
+/// The newest snapshot that is sound and that the log reaches back to, and what is wrong with newer ones. Where it is not to be
+/// restored from, one of the right length will do: a start must stay quick however large the state.
+fn find(folder: &Folder, state: &LogState, unread: bool) -> io::Result<(Option<Found>, Vec<String>)> {
+    let mut troubles = Vec::new();
+    let Some(newest) = &state.snapshot else { return Ok((None, troubles)) };
+    if unread && folder.size_of(newest.last)? == Some(newest.size_bytes) {
+        return Ok((Some(Found::Unread(newest.clone())), troubles));
+    }
+    let older = folder.snapshots()?.into_iter().filter(|last| {
+        last.index < newest.last.index
+            && last.index >= state.outline.base.index
+            && term_at(state, last.index) == Some(last.term)
+    });
+    let mut damaged = Vec::new();
+    for last in std::iter::once(newest.last).chain(older) {
+        let checked = if last == newest.last { folder.checked_as(newest) } else { folder.checked(last) };
+        match checked {
+            Ok(snapshot) => {
+                // Else they would count among those to fall back on.
+                damaged.into_iter().try_for_each(|last| folder.remove(last))?;
+                return Ok((Some(Found::Whole(snapshot)), troubles));
+            }
+            Err(error) => troubles.push(format!("the snapshot of {last}: {error}")),
+        }
+        damaged.push(last);
+    }
+    Ok((None, troubles))
 }
 
 /// The outline's term of `index`; `None` where the log does not reach.

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::snapshots::{Progress, SnapshotStatus};
 use crate::engine::{Engine, FoundingEnd, Refusal, RoleName, Status};
+use crate::log_store::StorageErrorKind;
 use crate::transport::LocalNode;
 use crate::types::{Index, NodeId, Term, Time};
 
@@ -21,10 +23,14 @@ pub struct RaftStatus {
     pub local: LocalNode,
     /// Why the group has stopped for good, if it has.
     pub fatal: Option<Arc<str>>,
+    /// What kind of reason that is.
+    pub fatal_kind: Option<FatalKind>,
     /// How founding a cluster from this node ended, if it was given up.
     pub founding_ended: Option<FoundingEnd>,
     /// What was counted since the node was started.
     pub counters: Counters,
+    /// What is being done with snapshots, and what was.
+    pub snapshots: SnapshotStatus,
 }
 
 impl Deref for RaftStatus {
@@ -32,6 +38,32 @@ impl Deref for RaftStatus {
 
     fn deref(&self) -> &Status {
         &self.engine
+    }
+}
+
+/// What stopped a group for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FatalKind {
+    /// The log store failed. With [`StorageErrorKind::Full`]: make room on the device, then start the node again.
+    Storage(StorageErrorKind),
+    /// The state machine failed or panicked.
+    Machine,
+    /// The group found its own state broken: a bug of this library, or damage.
+    Invariant,
+}
+
+impl FatalKind {
+    /// A short name for programs: `disk_full`, `disk_failed`, `log_damaged`, `log_unusable`, `machine_failed`, `state_broken`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Storage(StorageErrorKind::Full) => "disk_full",
+            Self::Storage(StorageErrorKind::Io | StorageErrorKind::Failed) => "disk_failed",
+            Self::Storage(StorageErrorKind::Corrupt) => "log_damaged",
+            Self::Storage(_) => "log_unusable",
+            Self::Machine => "machine_failed",
+            Self::Invariant => "state_broken",
+        }
     }
 }
 
@@ -61,20 +93,31 @@ pub(super) struct StatusBoard {
     founded: bool,
     published: Time,
     dirty: bool,
+    snapshots: Progress,
 }
 
 impl StatusBoard {
-    pub(super) fn new(engine: &Engine, local: LocalNode) -> Self {
+    pub(super) fn new(engine: &Engine, local: LocalNode, snapshots: Progress) -> Self {
         let status = RaftStatus {
             engine: engine.status(),
             local,
             fatal: None,
+            fatal_kind: None,
             founding_ended: None,
             counters: Counters::default(),
+            snapshots: SnapshotStatus::default(),
         };
         let sender = watch::Sender::new(status);
         let shown = (engine.role(), engine.term(), engine.leader());
-        Self { sender, founding_ended: None, shown, founded: false, published: Time::ZERO, dirty: false }
+        Self {
+            sender,
+            founding_ended: None,
+            shown,
+            founded: false,
+            published: Time::ZERO,
+            dirty: false,
+            snapshots,
+        }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<RaftStatus> {
@@ -107,12 +150,21 @@ impl StatusBoard {
         self.dirty.then_some(self.published + PROGRESS_INTERVAL)
     }
 
-    pub(super) fn publish(&mut self, engine: Status, fatal: Option<Arc<str>>, counters: Counters, now: Time) {
+    pub(super) fn publish(
+        &mut self,
+        engine: Status,
+        fatal: Option<(FatalKind, Arc<str>)>,
+        counters: Counters,
+        now: Time,
+    ) {
         self.published = now;
         self.dirty = false;
         let founding_ended = self.founding_ended;
+        let (fatal_kind, fatal) = fatal.unzip();
+        let snapshots = self.snapshots.status();
         self.sender.send_if_modified(|status| {
-            let next = RaftStatus { engine, local: status.local, fatal, founding_ended, counters };
+            let local = status.local;
+            let next = RaftStatus { engine, local, fatal, fatal_kind, founding_ended, counters, snapshots };
             let changed = next != *status;
             *status = next;
             changed

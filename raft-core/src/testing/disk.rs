@@ -66,6 +66,16 @@ impl Image {
         self.entry(index).map(Entry::term)
     }
 
+    /// Whether the entry at `index` is that of `term`, or lies in what was compacted, and so was committed.
+    pub fn holds(&self, index: Index, term: Option<Term>) -> bool {
+        index < self.compacted || (term.is_some() && self.term(index) == term)
+    }
+
+    /// The last entry that was compacted.
+    pub const fn base(&self) -> EntryId {
+        self.outline.base
+    }
+
     /// The entry at `index`.
     pub fn entry(&self, index: Index) -> Option<&Entry> {
         let place = index.checked_sub(self.compacted + 1)?;
@@ -108,6 +118,10 @@ impl Image {
             self.entries.truncate(keep);
             self.terms.retain(|first| first.index < from);
         }
+        if let (true, Some(through)) = (self.entries.is_empty(), write.compact_to) {
+            // A snapshot in the place of the log: what is appended follows it.
+            self.compacted = self.compacted.max(through);
+        }
         for entry in &write.entries {
             if entry.index() != self.last_index() + 1 {
                 return Err(format!(
@@ -117,7 +131,7 @@ impl Image {
                     self.last()
                 ));
             }
-            if entry.term() < self.last().term {
+            if entry.term() < self.entries.last().map_or(0, Entry::term) {
                 return Err(format!(
                     "write {} appends {} after {}: the term goes back",
                     write.number,
@@ -137,6 +151,12 @@ impl Image {
             let drop = usize::try_from(through.saturating_sub(self.compacted)).unwrap_or(usize::MAX);
             self.entries.drain(..drop.min(self.entries.len()));
             self.compacted = self.compacted.max(through);
+            self.terms.clear();
+            for entry in &self.entries {
+                if self.terms.last().is_none_or(|first| first.term < entry.term()) {
+                    self.terms.push(entry.id);
+                }
+            }
         }
         self.check_outline().map_err(|wrong| format!("write {}: {wrong}", write.number))
     }
@@ -155,7 +175,7 @@ impl Image {
                 self.outline.base, self.compacted
             ));
         }
-        if self.compacted == 0 && self.outline.terms != self.terms {
+        if self.outline.terms != self.terms {
             return Err(format!(
                 "the outline's terms {} are not the log's {}",
                 ids(&self.outline.terms),

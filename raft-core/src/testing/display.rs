@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::engine::Event;
 use crate::log_store::Write;
 use crate::message::{AppendOutcome, Envelope, Message};
-use crate::types::{Entry, HardState, Payload};
+use crate::types::{Entry, EntryId, HardState, Payload};
 
 /// A message: `1->2 append t3 prev 1.4 [2.5 3.6] commit 4 round 7`.
 pub fn envelope(envelope: &Envelope) -> String {
@@ -47,10 +47,11 @@ pub fn message(message: &Message) -> String {
             }
             AppendOutcome::Stale => format!("stale t{} round {}", m.term, m.round),
         },
+        Message::TimeoutNow(m) => format!("timeout-now t{} round {}", m.term, m.round),
         Message::IdentityRequest => "who are you".to_owned(),
-        Message::IdentityResponse { founded } => {
-            format!("identity, {}", if *founded { "founded" } else { "blank" })
-        }
+        Message::IdentityResponse { founded: true, .. } => "identity, founded".to_owned(),
+        Message::IdentityResponse { last: EntryId::ZERO, .. } => "identity, blank".to_owned(),
+        Message::IdentityResponse { last, .. } => format!("identity, restored to {last}"),
     }
 }
 
@@ -129,12 +130,21 @@ pub fn event(event: &Event) -> String {
         Event::Following { term, leader: None } => format!("follows nobody t{term}"),
         Event::QuorumLost { term } => format!("hears no majority, stops leading t{term}"),
         Event::DiskStalled { term } => format!("has a stalled disk, stops leading t{term}"),
+        Event::Transferring { to, term, reason } => format!("hands over to {to} t{term}: {reason}"),
+        Event::TransferFailed { to, term } => format!("goes on leading t{term}, {to} did not take over"),
         Event::Truncated { from, last } => format!("drops {from} to {last}"),
         Event::Resend { peer, from } => format!("sends again to {peer} from {from}"),
         Event::PromiseBroken { peer, matched, last } => {
             format!("finds that {peer} promised {matched} and holds {last}")
         }
         Event::Refused { from, reason } => format!("refuses a message of {}: {reason}", from.node),
+        Event::SnapshotTaken { last } => format!("has a snapshot of {last}"),
+        Event::SnapshotFailed => "could not take a snapshot".to_owned(),
+        Event::SnapshotSent { peer, outcome } => {
+            format!("sent a snapshot to {peer}: {outcome:?}").to_lowercase()
+        }
+        Event::SnapshotLost { peer } => format!("finds that {peer} lost its snapshot"),
+        Event::SnapshotInstalled { last, dropped } => format!("installs a snapshot of {last} over {dropped}"),
         Event::Founding => "founds the cluster".to_owned(),
         Event::FoundingEnded { reason } => format!("founds no more: {reason}"),
     }

@@ -4,7 +4,8 @@ use crate::config::Config;
 use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::testing::disk::{Disk, Image};
 use crate::testing::random::mix;
-use crate::types::{Entry, EntryId, GroupId, Incarnation, Index, NodeId, Payload, Peer, Time};
+use crate::testing::shelf::{Shelf, SnapshotFile};
+use crate::types::{Entry, EntryId, GroupId, Incarnation, NodeId, Payload, Peer, Time};
 
 /// What a volatile state machine knows: where it is, and one number that stands for all that it applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,7 +41,9 @@ pub struct Node {
     run: u64,
     /// The disk.
     pub disk: Disk,
-    /// What was applied in this run.
+    /// Its snapshots.
+    pub shelf: Shelf,
+    /// What was applied in this run, or restored.
     pub applied: Applied,
 }
 
@@ -53,6 +56,7 @@ impl Node {
             engine: None,
             run: 0,
             disk: Disk::new(image),
+            shelf: Shelf::default(),
             applied: Applied::default(),
         }
     }
@@ -72,6 +76,11 @@ impl Node {
         &self.config
     }
 
+    /// Gives it a priority, from its next start on.
+    pub(crate) const fn prioritize(&mut self, priority: u8) {
+        self.config.priority = priority;
+    }
+
     /// Which run of its process this is, counted from 1.
     pub const fn run(&self) -> u64 {
         self.run
@@ -87,20 +96,29 @@ impl Node {
         self.engine.as_mut()
     }
 
+    /// Puts the state of a snapshot in the place of what was applied; what its driver added to the file.
+    ///
+    /// # Errors
+    /// Where the file is damaged.
+    pub fn restore(&mut self, file: &SnapshotFile) -> Result<Vec<u8>, String> {
+        let (applied, added) = file.open()?;
+        self.applied = applied;
+        Ok(added)
+    }
+
     /// Starts the process from what is durable.
     ///
     /// # Errors
     /// Where the engine refuses the disk's content.
     pub fn start(&mut self, seed: u64, now: Time) -> Result<(), EngineError> {
         self.run += 1;
-        self.applied = Applied::default();
         self.engine = Some(Engine::new(EngineOptions {
             config: self.config.clone(),
             group: GroupId::default(),
             local: self.peer,
             seed: mix(seed ^ mix(self.peer.node.0) ^ self.run),
             state: self.disk.image().state(),
-            applied: 0 as Index,
+            applied: self.applied.last.index,
             now,
         })?);
         Ok(())
@@ -111,6 +129,7 @@ impl Node {
         const NEXT_FOLDER: u64 = 0x1_0000;
         self.engine = None;
         self.disk = Disk::default();
+        self.shelf = Shelf::default();
         self.peer.incarnation.0 += NEXT_FOLDER;
     }
 

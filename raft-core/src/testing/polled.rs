@@ -1,7 +1,10 @@
 //! Futures without a runtime.
 
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 /// How often a future is polled before it is taken to wait for a runtime.
 const MAX_POLLS: usize = 1_000;
@@ -16,4 +19,30 @@ pub(crate) fn poll<T>(future: impl Future<Output = T>) -> Option<T> {
         }
     }
     None
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// What a future gives that is woken from another thread, this one waiting for it; `None` where it is not done in time.
+pub(crate) fn wait<T>(future: impl Future<Output = T>, patience: Duration) -> Option<T> {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let start = Instant::now();
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return Some(value);
+        }
+        let left = patience.saturating_sub(start.elapsed());
+        if left.is_zero() {
+            return None;
+        }
+        thread::park_timeout(left);
+    }
 }

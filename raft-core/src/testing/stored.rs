@@ -80,8 +80,8 @@ impl Stored {
         image: &Image,
     ) -> Result<Vec<Entry>, String> {
         let expected = image.read(range, max_bytes);
-        if *range.end() > image.last_index() {
-            // A truncation overtook the question: the store may refuse it.
+        if *range.end() > image.last_index() || *range.start() <= image.base().index {
+            // A truncation or a compaction overtook the question: the store may refuse it.
             return Ok(expected);
         }
         let read = done("read", self.store.read(GROUP, range.clone(), max_bytes))?;

@@ -113,6 +113,20 @@ impl Cluster {
         .await
     }
 
+    /// Proposes to one node until it is done.
+    pub(crate) async fn propose_to(&self, id: u64, word: &str) -> usize {
+        within(async {
+            loop {
+                match self.nodes[&id].propose(&word.to_owned()).await {
+                    Ok(length) => return length,
+                    Err(error) => assert!(error.is_refused(), "{error}"),
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await
+    }
+
     /// Waits until a node's own state is `words`.
     pub(crate) async fn holds(&self, id: u64, words: &[&str]) {
         within(async {

@@ -3,14 +3,13 @@
 use std::fmt::Debug;
 
 use bytes::Bytes;
+use raft_core::codec::versioned::{self, Versioned};
 use raft_core::codec::{cold, entry, wire};
 use raft_core::engine::EngineOptions;
 use raft_core::log_store::LogState;
 use raft_core::message::Envelope;
 use raft_core::types::{Entry, HardState, Outline, Payload, Peer, SnapshotMeta, Time};
 use raft_core::{Config, Engine, GroupId, Incarnation, Membership, NodeId};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 /// Panics where something does not hold of these bytes.
 pub(crate) type Check = fn(&[u8]);
@@ -28,7 +27,7 @@ pub(crate) const CHECKS: &[(&str, Check)] = &[
 
 const HEADER: usize = wire::FRAME_HEADER_BYTES;
 
-/// A frame as it stands; then its body behind a right header; then that with the checksums of its entries put right too, so
+/// A frame, taken for one of each version, as it stands; then its body behind a right header; then that with the checksums of its entries put right too, so
 /// that a fuzzer gets behind them.
 pub(crate) fn frame(bytes: &[u8]) {
     let Some((header, body)) = bytes.split_first_chunk::<HEADER>() else { return };
@@ -37,12 +36,14 @@ pub(crate) fn frame(bytes: &[u8]) {
         Ok(known) => assert!(known == length && known <= wire::MAX_FRAME_BYTES),
         Err(_) => assert!(length > wire::MAX_FRAME_BYTES),
     }
-    let taken = frame_of(*header, body);
-    assert!(!taken || length == body.len(), "a frame of another length was taken");
-    frame_of(header_of(body), body);
-    let mut mended = body.to_vec();
-    mend_frame(&mut mended);
-    frame_of(header_of(&mended), &mended);
+    for version in wire::VERSIONS {
+        let taken = frame_of(version, *header, body);
+        assert!(!taken || length == body.len(), "a frame of another length was taken");
+        frame_of(version, header_of(body), body);
+        let mut mended = body.to_vec();
+        mend_frame(version, &mut mended);
+        frame_of(version, header_of(&mended), &mended);
+    }
 }
 
 fn header_of(body: &[u8]) -> [u8; HEADER] {
@@ -53,16 +54,19 @@ fn header_of(body: &[u8]) -> [u8; HEADER] {
 }
 
 /// Whether it was taken.
-fn frame_of(header: [u8; HEADER], body: &[u8]) -> bool {
-    let Ok(envelopes) = wire::decode_frame(header, Bytes::copy_from_slice(body)) else { return false };
+fn frame_of(version: u16, header: [u8; HEADER], body: &[u8]) -> bool {
+    let Ok(envelopes) = wire::decode_frame(version, header, Bytes::copy_from_slice(body)) else {
+        return false;
+    };
     let mut again = Vec::new();
-    wire::encode_frame(&envelopes, &mut again).expect("what was decoded can be encoded");
+    wire::encode_frame(version, &envelopes, &mut again).expect("what was decoded can be encoded");
     if !envelopes.iter().flat_map(entries).any(holds_membership) {
         assert_eq!(again[..HEADER], header);
         assert_eq!(again[HEADER..], *body);
     }
     let (header, body) = again.split_first_chunk().expect("a frame has a header");
-    let twice = wire::decode_frame(*header, Bytes::copy_from_slice(body)).expect("what was encoded decodes");
+    let twice =
+        wire::decode_frame(version, *header, Bytes::copy_from_slice(body)).expect("what was encoded decodes");
     assert_eq!(twice, envelopes);
     // What was decoded costs no more memory than a few times what came in.
     assert!(envelopes.len() <= body.len() / 41);
@@ -86,11 +90,11 @@ fn holds_membership(entry: &Entry) -> bool {
 }
 
 /// Puts the checksums of entries right in a frame's body, as far as it can be followed.
-fn mend_frame(body: &mut [u8]) {
-    const ENDS: usize = 40;
+fn mend_frame(version: u16, body: &mut [u8]) {
+    let ends = if version == 1 { 40 } else { 48 };
     let mut at = 0;
-    while let Some(&kind) = body.get(at + ENDS) {
-        at += ENDS + 1;
+    while let Some(&kind) = body.get(at + ends) {
+        at += ends + 1;
         at += match kind {
             1 => 26,
             2 => 10,
@@ -112,6 +116,7 @@ fn mend_frame(body: &mut [u8]) {
                 _ => 17,
             },
             5 => 0,
+            6 if version > 1 => 17,
             _ => 1,
         };
     }
@@ -154,20 +159,20 @@ fn entry_of(bytes: &[u8]) {
     }
 }
 
-fn structure<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) -> Option<T> {
-    let value: T = cold::decode(bytes).ok()?;
-    let again = cold::encode(&value).expect("what was decoded can be encoded");
+fn structure<T: Versioned + PartialEq + Debug>(bytes: &[u8]) -> Option<T> {
+    let value: T = versioned::decode(bytes).ok()?;
+    let again = versioned::encode(&value).expect("what was decoded can be encoded");
     // Shorter where a set named something twice.
     assert!(again.len() <= bytes.len());
-    let twice: T = cold::decode(&again).expect("what was encoded decodes");
+    let twice: T = versioned::decode(&again).expect("what was encoded decodes");
     assert_eq!(value, twice);
-    assert_eq!(again, cold::encode(&twice).expect("as before"));
+    assert_eq!(again, versioned::encode(&twice).expect("as before"));
     Some(value)
 }
 
 /// A hard state, and an engine that begins with it.
 pub(crate) fn hard_state(bytes: &[u8]) {
-    let Some(value) = structure::<HardState>(bytes) else { return };
+    let Ok(value) = cold::decode::<HardState>(bytes) else { return };
     assert_eq!(cold::encode(&value).expect("as before"), bytes);
     for last in [0, value.commit] {
         begin(LogState { hard_state: value, last, ..LogState::default() });

@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use checks::CHECKS;
 use proptest::prelude::*;
-use raft_core::codec::{cold, entry, wire};
+use raft_core::codec::{cold, entry, versioned, wire};
 use raft_core::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
 };
-use raft_core::types::{Entry, HardState, Outline, Payload, Peer, SnapshotMeta};
+use raft_core::types::{Entry, HardState, Lineage, Outline, Payload, Peer, SnapshotMeta};
 use raft_core::{EntryId, GroupId, Incarnation, Membership, NodeId, NodeInfo};
 
 fn folder(name: &str) -> PathBuf {
@@ -46,7 +46,13 @@ fn members(ids: &[u64]) -> Membership {
         };
         (NodeId(id), info)
     };
-    Membership::of_voters(ids.iter().map(info).collect())
+    let voters = Membership::of_voters(ids.iter().map(info).collect());
+    Membership { lineage: Lineage::UNMARKED, ..voters }
+}
+
+/// A configuration of format 2.
+fn marked(membership: Membership) -> Membership {
+    Membership { lineage: Lineage(0x7e57_0001), ..membership }
 }
 
 fn joint() -> Membership {
@@ -54,7 +60,7 @@ fn joint() -> Membership {
         voters: [1, 2, 4].map(NodeId).into(),
         outgoing: [1, 2, 3].map(NodeId).into(),
         learners: [3].map(NodeId).into(),
-        nodes: members(&[1, 2, 3, 4]).nodes,
+        ..members(&[1, 2, 3, 4])
     }
 }
 
@@ -69,6 +75,11 @@ fn entries() -> Vec<(&'static str, Entry)> {
     ]
 }
 
+fn later_entries() -> Vec<(&'static str, Entry)> {
+    let of = |index, payload| Entry { id: EntryId::new(3, index), payload };
+    vec![("membership_2", of(12, Payload::Membership(Box::new(marked(joint())))))]
+}
+
 fn messages() -> Vec<(&'static str, Message)> {
     let vote = VoteRequest { term: 4, last: EntryId::new(3, 9), pre_vote: false, transfer: false };
     let append = AppendRequest {
@@ -78,7 +89,8 @@ fn messages() -> Vec<(&'static str, Message)> {
         commit: 6,
         round: 12,
     };
-    let answer = |outcome| Message::AppendResponse(AppendResponse { term: 3, round: 12, outcome });
+    let answer =
+        |outcome| Message::AppendResponse(AppendResponse { term: 3, round: 12, outcome, priority: 0 });
     let accepted = AppendOutcome::Accepted { matched: 8, received: 10 };
     let conflict = AppendOutcome::Conflict { prev: 6, hint: EntryId::new(2, 4), last: 5 };
     vec![
@@ -91,48 +103,71 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("conflict", answer(conflict)),
         ("stale", answer(AppendOutcome::Stale)),
         ("identity_request", Message::IdentityRequest),
-        ("identity_response", Message::IdentityResponse { founded: true }),
+        ("identity_response", Message::IdentityResponse { founded: true, last: EntryId::ZERO }),
     ]
 }
 
 /// Real encodings by target and name.
-fn made() -> BTreeMap<(&'static str, &'static str), Vec<u8>> {
+fn made() -> BTreeMap<(&'static str, String), Vec<u8>> {
     let mut made = BTreeMap::new();
-    let envelope = |message| Envelope { group: GroupId(1), from: peer(1), to: peer(2), message };
-    let mut all = Vec::new();
-    for (name, message) in messages() {
-        let mut frame = Vec::new();
-        wire::encode_frame(&[envelope(message.clone())], &mut frame).unwrap();
-        made.insert(("frame", name), frame);
-        all.push(envelope(message));
+    let envelope =
+        |lineage, message| Envelope { group: GroupId(1), from: peer(1), to: peer(2), lineage, message };
+    for version in wire::VERSIONS {
+        let lineage = if version == 1 { Lineage::UNKNOWN } else { Lineage(0x7e57_0001) };
+        let mut messages = messages();
+        if version > 1 {
+            let entries = later_entries().into_iter().map(|(_, entry)| entry).collect();
+            let prev = EntryId::new(3, 11);
+            let append = AppendRequest { term: 3, prev, entries, commit: 6, round: 12 };
+            messages.push(("membership", Message::AppendRequest(append)));
+            let outcome = AppendOutcome::Accepted { matched: 8, received: 10 };
+            let preferred = AppendResponse { term: 3, round: 12, outcome, priority: 7 };
+            messages.push(("preferred", Message::AppendResponse(preferred)));
+            messages.push(("timeout_now", Message::TimeoutNow(TimeoutNow { term: 3, round: 12 })));
+        }
+        let all: Vec<_> = messages.iter().map(|(_, message)| envelope(lineage, message.clone())).collect();
+        let mut put = |name: &str, envelopes: &[Envelope]| {
+            let mut frame = Vec::new();
+            wire::encode_frame(version, envelopes, &mut frame).unwrap();
+            let name = if version == 1 { name.to_owned() } else { format!("{name}_{version}") };
+            made.insert(("frame", name), frame);
+        };
+        for ((name, _), envelope) in messages.iter().zip(&all) {
+            put(name, std::slice::from_ref(envelope));
+        }
+        put("all", &all);
     }
-    let mut frame = Vec::new();
-    wire::encode_frame(&all, &mut frame).unwrap();
-    made.insert(("frame", "all"), frame);
-    for (name, one) in entries() {
+    let mut put = |target, name: &str, bytes: Vec<u8>| made.insert((target, name.to_owned()), bytes);
+    for (name, one) in entries().into_iter().chain(later_entries()) {
         let mut bytes = Vec::new();
         entry::encode(&one, &mut bytes).unwrap();
-        made.insert(("entry", name), bytes);
+        put("entry", name, bytes);
     }
     let hard_state = HardState { term: 5, vote: Some(NodeId(2)), commit: 9 };
-    made.insert(("hard_state", "voted"), cold::encode(&hard_state).unwrap());
-    made.insert(("hard_state", "blank"), cold::encode(&HardState::default()).unwrap());
+    put("hard_state", "voted", cold::encode(&hard_state).unwrap());
+    put("hard_state", "blank", cold::encode(&HardState::default()).unwrap());
     let outline = Outline {
         base: EntryId::new(2, 5),
         terms: vec![EntryId::new(2, 6), EntryId::new(4, 9)],
         memberships: BTreeMap::from([(1, members(&[1, 2, 3])), (8, joint())]),
     };
-    made.insert(("outline", "compacted"), cold::encode(&outline).unwrap());
-    made.insert(("outline", "blank"), cold::encode(&Outline::default()).unwrap());
-    made.insert(("membership", "voters"), cold::encode(&members(&[1, 2, 3])).unwrap());
-    made.insert(("membership", "joint"), cold::encode(&joint()).unwrap());
+    put("outline", "compacted", versioned::encode(&outline).unwrap());
+    put("outline", "blank", versioned::encode(&Outline::default()).unwrap());
+    let mut later = outline;
+    later.memberships.insert(9, marked(members(&[1])));
+    put("outline", "compacted_2", versioned::encode(&later).unwrap());
+    put("membership", "voters", versioned::encode(&members(&[1, 2, 3])).unwrap());
+    put("membership", "joint", versioned::encode(&joint()).unwrap());
+    put("membership", "joint_2", versioned::encode(&marked(joint())).unwrap());
     let meta = SnapshotMeta {
         last: EntryId::new(3, 400),
         membership: members(&[1, 2, 3]),
         size_bytes: 1 << 20,
         checksum: 0xdead_beef,
     };
-    made.insert(("snapshot_meta", "three_voters"), cold::encode(&meta).unwrap());
+    put("snapshot_meta", "three_voters", versioned::encode(&meta).unwrap());
+    let meta = SnapshotMeta { membership: marked(meta.membership), ..meta };
+    put("snapshot_meta", "three_voters_2", versioned::encode(&meta).unwrap());
     made
 }
 

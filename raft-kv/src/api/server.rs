@@ -1,6 +1,6 @@
 //! The HTTP server of a node: any node takes any request.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::Router;
@@ -12,17 +12,20 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
+use raft_core::runtime::TransferStatus;
 use raft_core::types::NodeId;
-use raft_core::{Membership, Raft, RaftError};
+use raft_core::{LogStore, Membership, Raft, RaftError, RaftStatus};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::leader::{Call, Work};
+use super::log::{self, CommittedLog};
 use super::{
     CREATE_REVISION_HEADER, DEFAULT_SCAN_LIMIT, DEFAULT_TIMEOUT_MS, DeletedBody, EntryIdBody, ErrorBody,
     ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MemberBody,
-    PageBody, StatusBody, TIMEOUT_HEADER, VERSION_HEADER, host_and_port,
+    PageBody, SnapshotProgressBody, SnapshotsBody, StatusBody, TIMEOUT_HEADER, TransferBody, TransferredBody,
+    VERSION_HEADER, host_and_port,
 };
 use crate::client::{CONNECT_TIMEOUT, http};
 use crate::command::{
@@ -41,6 +44,7 @@ pub struct Api {
     http: reqwest::Client,
     /// Room for requests under way.
     room: Semaphore,
+    log: Option<CommittedLog>,
 }
 
 /// What a node knows of the leader.
@@ -59,7 +63,18 @@ impl Api {
     /// # Errors
     /// Where no HTTP client can be made to reach the other nodes with.
     pub fn new(raft: Raft<Store>) -> Result<Self, reqwest::Error> {
-        Ok(Self { raft, http: http(CONNECT_TIMEOUT)?, room: Semaphore::new(MAX_REQUESTS) })
+        Ok(Self { raft, http: http(CONNECT_TIMEOUT)?, room: Semaphore::new(MAX_REQUESTS), log: None })
+    }
+
+    /// Gives out committed entries of the node's log too, which other members can be repaired from.
+    #[must_use]
+    pub fn with_log(mut self, store: Weak<dyn LogStore>) -> Self {
+        self.log = Some(CommittedLog::new(store));
+        self
+    }
+
+    pub(super) fn log(&self) -> Option<&CommittedLog> {
+        self.log.as_ref()
     }
 
     pub(super) fn raft(&self) -> &Raft<Store> {
@@ -96,9 +111,15 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/kv", get(scan))
         .route("/kv/{*key}", get(read).put(write).delete(delete))
         .route("/status", get(status))
+        .route("/log/entries", get(log::entries))
         .route("/init", post(init))
+        .route("/transfer", post(transfer))
+        .route("/backup", get(super::backup::backup))
         .fallback(|| async {
-            refuse(ErrorCode::NotFound, "no such path: see /kv/{key}, /kv, /status, /init")
+            refuse(
+                ErrorCode::NotFound,
+                "no such path: see /kv/{key}, /kv, /status, /log/entries, /init, /transfer, /backup",
+            )
         })
         .method_not_allowed_fallback(|| async {
             let mut response = refuse(ErrorCode::Invalid, "the path does not know this method");
@@ -197,7 +218,7 @@ impl Asked {
 }
 
 type KeyPath = Result<Path<String>, PathRejection>;
-type Options<T> = Result<UrlQuery<T>, QueryRejection>;
+pub(super) type Options<T> = Result<UrlQuery<T>, QueryRejection>;
 
 fn key_of(path: KeyPath) -> Result<String, ErrorBody> {
     let Path(key) = path.map_err(|e| ErrorBody::new(ErrorCode::Invalid, e.body_text()))?;
@@ -205,7 +226,7 @@ fn key_of(path: KeyPath) -> Result<String, ErrorBody> {
     Ok(key)
 }
 
-fn options_of<T>(options: Options<T>) -> Result<T, ErrorBody> {
+pub(super) fn options_of<T>(options: Options<T>) -> Result<T, ErrorBody> {
     options.map(|UrlQuery(options)| options).map_err(|e| ErrorBody::new(ErrorCode::Invalid, e.body_text()))
 }
 
@@ -342,12 +363,38 @@ async fn status(State(api): State<Arc<Api>>) -> Response {
         keys: summary.keys,
         revision: summary.revision,
         state_hash: format!("{:032x}", summary.hash),
+        priority: status.priority,
+        transferring: status.transferring.map(|node| node.0),
+        lineage: status.lineage.to_string(),
+        snapshots: snapshots(&status),
         fatal: status.fatal.as_deref().map(str::to_owned),
+        fatal_kind: status.fatal_kind.map(|kind| kind.as_str().to_owned()),
     };
     json(StatusCode::OK, &body)
 }
 
-fn members(membership: &Membership) -> Vec<MemberBody> {
+/// The configuration's nodes and their roles.
+fn snapshots(status: &RaftStatus) -> SnapshotsBody {
+    let snapshots = &status.snapshots;
+    let transfer = |to: Option<NodeId>, transfer: &TransferStatus| SnapshotProgressBody {
+        to: to.map(|node| node.0),
+        index: transfer.last.index,
+        bytes: transfer.bytes,
+        size_bytes: transfer.size_bytes,
+    };
+    SnapshotsBody {
+        index: status.snapshot.index,
+        log_after: status.base.index,
+        receiving: snapshots.receiving.as_ref().map(|receiving| transfer(None, receiving)),
+        sending: snapshots.sending.iter().map(|(&to, sending)| transfer(Some(to), sending)).collect(),
+        taken: snapshots.taken,
+        sends_begun: snapshots.sends_begun,
+        receives_begun: snapshots.receives_begun,
+        last_failure: snapshots.last_failure.as_deref().map(str::to_owned),
+    }
+}
+
+pub(crate) fn members(membership: &Membership) -> Vec<MemberBody> {
     let role = |node: NodeId| match node {
         _ if membership.voters.contains(&node) => "voter",
         _ if membership.outgoing.contains(&node) => "outgoing",
@@ -405,6 +452,30 @@ fn founding_error(error: &RaftError) -> ErrorCode {
     }
 }
 
+async fn transfer(
+    State(api): State<Arc<Api>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let asked = Asked { method, uri, headers };
+    let call = body.map_err(|e| body_error(&e)).and_then(|body| {
+        let TransferBody { to } = if body.is_empty() {
+            TransferBody::default()
+        } else {
+            serde_json::from_slice(&body).map_err(|e| {
+                ErrorBody::new(ErrorCode::Invalid, format!("the body is not as it should be: {e}"))
+            })?
+        };
+        asked.call(Work::Transfer(to.map(NodeId)), body)
+    });
+    match call {
+        Ok(call) => api.carry_out(call).await,
+        Err(error) => respond(&error),
+    }
+}
+
 /// Something that can be sent back.
 pub(super) trait Respond {
     fn response(&self) -> Response;
@@ -414,7 +485,7 @@ pub(super) fn respond(body: &impl Respond) -> Response {
     body.response()
 }
 
-fn refuse(code: ErrorCode, message: impl Into<String>) -> Response {
+pub(super) fn refuse(code: ErrorCode, message: impl Into<String>) -> Response {
     respond(&ErrorBody::new(code, message))
 }
 
@@ -429,6 +500,12 @@ impl Respond for ErrorBody {
     fn response(&self) -> Response {
         let status = StatusCode::from_u16(self.error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         json(status, self)
+    }
+}
+
+impl Respond for TransferredBody {
+    fn response(&self) -> Response {
+        json(StatusCode::OK, self)
     }
 }
 

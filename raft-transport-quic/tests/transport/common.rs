@@ -1,16 +1,17 @@
 //! Nodes to test with: a transport whose inbox remembers what it was given.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raft_core::message::{AppendRequest, Envelope, Message, VoteResponse};
-use raft_core::transport::{Inbox, LocalNode, Transport};
-use raft_core::types::{ClusterId, Entry, EntryId, GroupId, Incarnation, NodeId, Payload, Peer};
+use raft_core::transport::{Inbox, LocalNode, SnapshotStream, Transport};
+use raft_core::types::{ClusterId, Entry, EntryId, GroupId, Incarnation, Lineage, NodeId, Payload, Peer};
 use raft_transport_quic::{Credentials, DevCa, QuicOptions, QuicStats, QuicTransport};
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0x5eed);
+pub(crate) const LINEAGE: Lineage = Lineage(0x11ea6e);
 
 /// Long enough for a busy machine; only a failing test waits this long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -25,6 +26,9 @@ pub(crate) struct Node {
 pub(crate) struct Recorder {
     received: Mutex<Vec<(NodeId, Envelope)>>,
     refused: Mutex<HashSet<NodeId>>,
+    refused_lineage: Mutex<Option<Lineage>>,
+    lineages: Mutex<HashMap<NodeId, Lineage>>,
+    snapshots: Mutex<VecDeque<(NodeId, Box<dyn SnapshotStream>)>>,
 }
 
 impl Inbox for Recorder {
@@ -33,7 +37,19 @@ impl Inbox for Recorder {
         self.received.lock().unwrap().extend(batch.into_iter().map(|envelope| (from, envelope)));
     }
 
-    fn admit(&self, peer: Peer) -> Result<(), String> {
+    fn lineage(&self) -> Lineage {
+        LINEAGE
+    }
+
+    fn snapshot(&self, from: NodeId, stream: Box<dyn SnapshotStream>) {
+        self.snapshots.lock().unwrap().push_back((from, stream));
+    }
+
+    fn admit(&self, peer: Peer, lineage: Lineage) -> Result<(), String> {
+        if *self.refused_lineage.lock().unwrap() == Some(lineage) {
+            return Err(format!("it is of lineage {lineage}"));
+        }
+        self.lineages.lock().unwrap().insert(peer.node, lineage);
         match self.refused.lock().unwrap().contains(&peer.node) {
             true => Err(format!("node {} was removed", peer.node)),
             false => Ok(()),
@@ -42,6 +58,28 @@ impl Inbox for Recorder {
 }
 
 impl Recorder {
+    pub(crate) fn refuse_lineage(&self, lineage: Lineage) {
+        *self.refused_lineage.lock().unwrap() = Some(lineage);
+    }
+
+    /// The lineage that `node` said in its latest hello.
+    pub(crate) fn lineage_of(&self, node: u64) -> Option<Lineage> {
+        self.lineages.lock().unwrap().get(&NodeId(node)).copied()
+    }
+
+    /// The next stream for a snapshot.
+    pub(crate) async fn next_snapshot(&self, from: u64) -> Box<dyn SnapshotStream> {
+        let mut next = None;
+        until("a snapshot's stream comes in", || {
+            next = self.snapshots.lock().unwrap().pop_front();
+            next.is_some()
+        })
+        .await;
+        let (found, stream) = next.unwrap();
+        assert_eq!(found, NodeId(from));
+        stream
+    }
+
     pub(crate) fn refuse(&self, node: u64) {
         self.refused.lock().unwrap().insert(NodeId(node));
     }
@@ -144,7 +182,7 @@ fn is_probe(envelope: &Envelope) -> bool {
 /// A control message; `number` tells it from others.
 pub(crate) fn vote(from: u64, to: u64, number: u64) -> Envelope {
     let message = Message::VoteResponse(VoteResponse { term: number, granted: false, pre_vote: false });
-    Envelope { group: GroupId(1), from: peer(from), to: peer(to), message }
+    Envelope { group: GroupId(1), from: peer(from), to: peer(to), lineage: LINEAGE, message }
 }
 
 /// A message with one entry at `index`.
@@ -157,7 +195,7 @@ pub(crate) fn append(from: u64, to: u64, index: u64, size: usize) -> Envelope {
         commit: 0,
         round: 0,
     });
-    Envelope { group: GroupId(1), from: peer(from), to: peer(to), message }
+    Envelope { group: GroupId(1), from: peer(from), to: peer(to), lineage: LINEAGE, message }
 }
 
 /// The numbers of control messages and of entries, each in the order of arrival.

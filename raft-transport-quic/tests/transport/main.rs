@@ -4,5 +4,8 @@
 mod common;
 mod doors;
 mod exchange;
+mod logs;
+mod matrix;
 mod restart;
+mod snapshots;
 mod stranger;

@@ -39,6 +39,12 @@ impl Commits {
         }
     }
 
+    /// A state was restored from a backup of another cluster. Its entries are gone; they count as of its last term.
+    pub(super) fn restored(&mut self, last: EntryId) {
+        self.committed = (1..=last.index).map(|index| EntryId::new(last.term, index)).collect();
+        self.concluded_in = vec![last.term; self.committed.len()];
+    }
+
     /// A node was elected: it holds all that was committed in earlier terms. (A leader of a *later* term may have
     /// committed more already, if this one learned late that it had won.)
     pub(super) fn elected(&self, view: &View<'_>, logs: &Logs) -> Result<(), Broken> {
@@ -76,7 +82,7 @@ impl Commits {
                 format!("{} leads term {} and commits {last:?}.{}", view.node, view.term, view.commit),
             ));
         }
-        let durable = nodes.iter().filter(|node| node.disk.image().term(view.commit) == last).count();
+        let durable = nodes.iter().filter(|node| node.disk.image().holds(view.commit, last)).count();
         if durable < self.majority {
             return Err(Broken::new(
                 "what is committed is durable on a majority",

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::commits::Commits;
 use super::{Broken, View};
 use crate::engine::RoleName;
 use crate::log_store::Write;
@@ -64,9 +65,10 @@ impl Logs {
     }
 
     /// A node was elected: its log is what its durable image holds, since a candidate campaigns with a durable log.
-    pub(super) fn elected(&mut self, view: &View<'_>) -> Result<(), Broken> {
-        let mut inherited: Vec<Term> =
-            (1..=view.image.last_index()).filter_map(|i| view.image.term(i)).collect();
+    pub(super) fn elected(&mut self, view: &View<'_>, commits: &Commits) -> Result<(), Broken> {
+        // What it compacted is what was committed.
+        let held = |index| view.image.term(index).or_else(|| commits.at(index).map(|id| id.term));
+        let mut inherited: Vec<Term> = (1..=view.image.last_index()).filter_map(held).collect();
         // A sole voter needs no vote request, and may have appended its own entry already.
         while inherited.last() == Some(&view.term) {
             inherited.pop();
@@ -97,7 +99,11 @@ impl Logs {
             }
         }
         let Some(first) = write.entries.first() else { return Ok(()) };
-        let Some(mut before) = view.ahead.term(first.index().saturating_sub(1)) else { return Ok(()) };
+        let before = first.index().saturating_sub(1);
+        let installed =
+            write.snapshot.as_ref().filter(|meta| write.truncate_from.is_some() && meta.last.index == before);
+        let held = installed.map(|meta| meta.last.term).or_else(|| view.ahead.term(before));
+        let Some(mut before) = held else { return Ok(()) };
         for entry in &write.entries {
             self.see(before, entry)?;
             before = entry.term();

@@ -9,18 +9,24 @@ mod elections;
 mod logs;
 mod progress;
 mod promises;
+mod snapshots;
+mod transfers;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::engine::{Event, Queues, Ready, RoleName};
+use crate::membership::Membership;
 use crate::testing::disk::Image;
 use crate::testing::node::Node;
-use crate::types::{EntryId, Index, NodeId, Term};
+use crate::types::{EntryId, Index, NodeId, Term, Time};
 
 use commits::Commits;
 use elections::Elections;
 use logs::Logs;
 use progress::Progress;
+use snapshots::Snapshots;
+use transfers::Transfers;
 
 /// A property that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +66,12 @@ pub(crate) struct View<'a> {
     /// What it counts as durable on itself.
     pub(crate) durable: Index,
     pub(crate) queues: Queues,
+    /// Its clock.
+    pub(crate) now: Time,
+    /// To whom it hands over, and until when.
+    pub(crate) transfer: Option<(NodeId, Time)>,
+    /// The voters of the configuration that it works by.
+    pub(crate) voters: &'a BTreeSet<NodeId>,
     /// What is durable on its disk, before the write that it wants now.
     pub(crate) image: &'a Image,
     /// What will be durable when all earlier writes have arrived.
@@ -67,7 +79,7 @@ pub(crate) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    pub(crate) fn of(place: usize, node: &'a Node) -> Option<Self> {
+    pub(crate) fn of(place: usize, node: &'a Node, now: Time) -> Option<Self> {
         let engine = node.engine()?;
         Some(Self {
             place,
@@ -80,6 +92,9 @@ impl<'a> View<'a> {
             last: engine.last(),
             durable: engine.durable_index(),
             queues: engine.queues(),
+            now,
+            transfer: engine.transfer_until(),
+            voters: &engine.membership().voters,
             image: node.disk.image(),
             ahead: node.disk.ahead(),
         })
@@ -92,6 +107,8 @@ pub struct Invariants {
     logs: Logs,
     commits: Commits,
     progress: Progress,
+    snapshots: Snapshots,
+    transfers: Transfers,
 }
 
 impl Invariants {
@@ -102,6 +119,8 @@ impl Invariants {
             logs: Logs::default(),
             commits: Commits::new(size),
             progress: Progress::new(size),
+            snapshots: Snapshots::default(),
+            transfers: Transfers::default(),
         }
     }
 
@@ -119,11 +138,33 @@ impl Invariants {
     pub(crate) fn preloaded(&mut self, image: &Image) {
         self.logs.learn(image.entries());
         self.commits.preloaded(image);
+        self.snapshots.forget_states();
+        for (&index, membership) in &image.state().outline.memberships {
+            let term = image.term(index).unwrap_or_default();
+            self.snapshots.learn(EntryId::new(term, index), membership);
+        }
     }
 
-    pub(crate) fn started(&mut self, place: usize, node: &Node) -> Result<(), Broken> {
-        let Some(view) = View::of(place, node) else { return Ok(()) };
-        self.progress.started(&view)
+    /// A new lineage begins: only what this disk holds is history, and it alone is a majority.
+    pub(crate) fn recovered(&mut self, size: usize, image: &Image) {
+        *self = Self { commits: Commits::new(1), ..Self::new(size) };
+        self.preloaded(image);
+    }
+
+    /// A cluster is begun with the state up to `last`, which other members committed in its term.
+    pub(crate) fn restored(&mut self, last: EntryId) {
+        self.commits.restored(last);
+        self.snapshots.learn(EntryId::ZERO, &Membership::default());
+    }
+
+    /// A node has applied so much, or was restored to it.
+    pub(crate) fn reached(&mut self, node: &Node) -> Result<(), Broken> {
+        self.snapshots.reached(node)
+    }
+
+    pub(crate) fn started(&mut self, place: usize, node: &Node, now: Time) -> Result<(), Broken> {
+        let Some(view) = View::of(place, node, now) else { return Ok(()) };
+        self.progress.started(&view, node.applied.last.index)
     }
 
     /// Checks what a node is and wants, against all that was seen before.
@@ -131,7 +172,7 @@ impl Invariants {
         self.progress.check(view, ready)?;
         let elected = ready.events.contains(&Event::Elected { term: view.term });
         if (elected || view.role == RoleName::Leader) && self.elections.elected(view)? {
-            self.logs.elected(view)?;
+            self.logs.elected(view, &self.commits)?;
             self.commits.elected(view, &self.logs)?;
         }
         if let Some(write) = &ready.write {
@@ -142,12 +183,16 @@ impl Invariants {
         if led {
             promises::own_count(view, &self.logs)?;
         }
+        self.transfers.check(view, nodes[view.place].config().election_timeout)?;
         bounds::check(view, nodes[view.place].config())?;
         self.commits.advanced(view, led, &self.logs, nodes)?;
+        let handed = self.progress.handed_to_apply(view.place);
+        self.snapshots.check(view, ready, &nodes[view.place].shelf, handed, &self.commits)?;
         applying::check(view, &ready.apply, &self.commits)?;
         for envelope in &ready.messages {
             self.elections.sent(view, envelope)?;
             self.logs.sent(view, envelope)?;
+            self.transfers.sent(view, envelope, nodes)?;
             promises::check(view, envelope, &self.logs)?;
         }
         Ok(())

@@ -24,9 +24,20 @@ impl Progress {
         Self { nodes: vec![Seen::default(); size] }
     }
 
-    pub(super) fn started(&mut self, view: &View<'_>) -> Result<(), Broken> {
+    /// How far the node was told to apply.
+    pub(super) fn handed_to_apply(&self, place: usize) -> Index {
+        self.nodes[place].handed_to_apply
+    }
+
+    /// A node starts, with so much restored from a snapshot.
+    pub(super) fn started(&mut self, view: &View<'_>, restored: Index) -> Result<(), Broken> {
         let durable = view.image.hard_state();
-        self.nodes[view.place] = Seen { term: durable.term, handed_to_disk: durable, ..Seen::default() };
+        self.nodes[view.place] = Seen {
+            term: durable.term,
+            handed_to_disk: durable,
+            handed_to_apply: restored,
+            ..Seen::default()
+        };
         if view.term != durable.term {
             return Err(Broken::new(
                 "a node starts in its durable term",
@@ -80,6 +91,15 @@ impl Progress {
                 }
                 seen.handed_to_disk = state;
             }
+        }
+        if let Some(meta) = &ready.restore {
+            if meta.last.index <= seen.handed_to_apply {
+                return Err(Broken::new(
+                    "a restored snapshot is ahead of what is applied",
+                    format!("{}: {} after {}", view.node, meta.last, seen.handed_to_apply),
+                ));
+            }
+            seen.handed_to_apply = meta.last.index;
         }
         for entry in &ready.apply {
             if entry.index() != seen.handed_to_apply + 1 {

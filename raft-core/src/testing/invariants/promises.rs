@@ -46,7 +46,7 @@ pub(super) fn check(view: &View<'_>, envelope: &Envelope, logs: &Logs) -> Result
                 ));
             }
             let held = view.image.term(matched);
-            if held.is_none() || held != logs.leader_term_at(m.term, matched) {
+            if !view.image.holds(matched, logs.leader_term_at(m.term, matched)) {
                 return Err(Broken::new(
                     "a match is durable and the leader's",
                     format!(
@@ -71,8 +71,7 @@ pub(super) fn check(view: &View<'_>, envelope: &Envelope, logs: &Logs) -> Result
 
 /// What a leader counts as durable on itself is durable, and of its own log.
 pub(super) fn own_count(view: &View<'_>, logs: &Logs) -> Result<(), Broken> {
-    let held = view.image.term(view.durable);
-    if held.is_some() && held == logs.leader_term_at(view.term, view.durable) {
+    if view.image.holds(view.durable, logs.leader_term_at(view.term, view.durable)) {
         return Ok(());
     }
     Err(Broken::new(

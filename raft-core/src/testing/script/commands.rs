@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::stage::{DiskMode, Link, Stage, Traffic};
+use super::stage::{DiskMode, Link, Stage, Traffic, Transfer};
 use crate::config::Config;
-use crate::engine::{ProposeError, ReadError};
-use crate::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message};
+use crate::engine::{ProposeError, ReadError, SnapshotOutcome};
+use crate::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow};
 use crate::testing::cluster::Cluster;
 use crate::testing::disk::{Image, entries_of_terms, founded_outline};
 use crate::testing::display;
-use crate::types::{Entry, EntryId, GroupId, HardState, NodeId, Payload};
+use crate::types::{Entry, EntryId, GroupId, HardState, Lineage, NodeId, Payload};
 
 type Words<'a> = &'a [&'a str];
 
@@ -32,6 +32,7 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         "bootstrap" => bootstrap(words, stage),
         "propose" => propose(words, stage),
         "read" => read(node(words, 0)?, stage),
+        "hand_over" => hand_over(words, stage),
         "deliver" => deliver(words, stage),
         "drop" => take(words, stage).map(drop),
         "duplicate" => duplicate(words, stage),
@@ -42,13 +43,21 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         "heal" => heal(words, stage),
         "hold" => links(words, stage).map(|links| stage.held.extend(links)),
         "release" => release(words, stage),
+        "snapshot" => snapshot(node(words, 0)?, stage),
+        "taken" => taken(words, stage),
+        "transfer" => transfer(words, stage),
+        "offer" => offer(words, stage),
+        "streams" => streams(words, stage),
         "disk" => disk(words, stage),
         "written" => written(words, stage),
         "crash" => crash(words, stage),
         "restart" => start(node(words, 0)?, stage),
         "wipe" => wipe(node(words, 0)?, stage),
+        "recover" => recover(node(words, 0)?, stage),
+        "restore" => restore(words, stage),
         "forge" => forge(words, stage),
         "tick" => tick(words, stage),
+        "heartbeats" => heartbeats(words, stage),
         "timeout" => {
             stage.timeout(node(words, 0)?)?;
             stage.pump(node(words, 0)?).map(drop)
@@ -64,13 +73,20 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
     }
 }
 
-/// `cluster 1 2 3 pre_vote=off max_append_bytes=100`: founded nodes, started. `blank` leaves the founding to `bootstrap`.
+/// `cluster 1 2 3 pre_vote=off max_append_bytes=100`: founded nodes, started. `blank` leaves the founding to `bootstrap`;
+/// `learner=3` gives that node no vote, `priorities=0,5,9` each node its own.
 fn cluster(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     let mut config = Config::default();
     let mut size = 0_usize;
     let mut blank = false;
+    let (mut priorities, mut learner) = (Vec::new(), None);
     for word in words {
-        if let Some((setting, value)) = word.split_once('=') {
+        if let Some(list) = word.strip_prefix("priorities=") {
+            let parsed: Result<_, _> = list.split(',').map(str::parse).collect();
+            priorities = parsed.map_err(|_| "priorities are numbers from 0 to 255")?;
+        } else if let Some(node) = word.strip_prefix("learner=") {
+            learner = Some(parse_node(node)?);
+        } else if let Some((setting, value)) = word.split_once('=') {
             configure(&mut config, setting, value)?;
         } else if *word == "blank" {
             blank = true;
@@ -83,7 +99,13 @@ fn cluster(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     }
     config.validate().map_err(|e| e.to_string())?;
     stage.reset();
-    stage.cluster = Some(if blank { Cluster::blank(size, &config) } else { Cluster::founded(size, &config) });
+    let mut cluster = match learner {
+        Some(learner) => Cluster::with_learner(size, &config, learner),
+        None if blank => Cluster::blank(size, &config),
+        None => Cluster::founded(size, &config),
+    };
+    cluster.prioritize(&priorities);
+    stage.cluster = Some(cluster);
     stage.quietly(|stage| stage.nodes().into_iter().try_for_each(|node| start(node, stage)))
 }
 
@@ -104,6 +126,11 @@ fn configure(config: &mut Config, setting: &str, value: &str) -> Result<(), Stri
         "max_entry_bytes" => config.max_entry_bytes = number()?,
         "max_tail_bytes" => config.max_tail_bytes = number()?,
         "max_write_bytes" => config.max_write_bytes = number()?,
+        "snapshot_entries" => config.snapshot_entries = number()? as u64,
+        "snapshot_bytes" => config.snapshot_bytes = number()?,
+        "keep_entries" => config.keep_entries = number()? as u64,
+        "keep_bytes" => config.keep_bytes = number()?,
+        "keep_live_bytes" => config.keep_live_bytes = number()?,
         "max_apply_bytes" => config.max_apply_bytes = number()?,
         _ => return Err(format!("{setting} is no setting that scripts know")),
     }
@@ -175,9 +202,23 @@ fn propose(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
         Err(ProposeError::TooLarge { bytes, limit }) => {
             format!("{id} refuses: {bytes} bytes, at most {limit}")
         }
+        Err(ProposeError::Transferring { to }) => format!("{id} refuses: {to} is to lead"),
         Err(other) => format!("{id} refuses: {other:?}"),
     };
     stage.print(line);
+    stage.pump(id).map(drop)
+}
+
+/// `hand_over 1 2` hands leadership to node 2, `hand_over 1` to the best.
+fn hand_over(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let id = node(words, 0)?;
+    let to = words.get(1).map(|word| parse_node(word)).transpose()?;
+    let place = stage.place(id)?;
+    let now = stage.clock(id);
+    let engine = stage.cluster()?.nodes[place].engine_mut().ok_or("the node does not run")?;
+    if let Err(refused) = engine.transfer_leadership(to, now) {
+        stage.print(format!("{id} refuses: {refused}"));
+    }
     stage.pump(id).map(drop)
 }
 
@@ -284,6 +325,64 @@ fn release(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     Ok(())
 }
 
+/// `snapshot 1`: an operator asks for one.
+fn snapshot(id: NodeId, stage: &mut Stage) -> Result<(), String> {
+    let place = stage.place(id)?;
+    let now = stage.clock(id);
+    let engine = stage.cluster()?.nodes[place].engine_mut().ok_or("the node does not run")?;
+    let line = match engine.request_snapshot(now) {
+        Ok(index) => format!("{id} will have a snapshot of {index}"),
+        Err(refused) => format!("{id} refuses: {refused}"),
+    };
+    stage.print(line);
+    stage.pump(id).map(drop)
+}
+
+/// `taken 1`: the snapshot that it writes is durable; `taken 1 fails`.
+fn taken(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let id = node(words, 0)?;
+    let fails = words.get(1) == Some(&"fails");
+    if stage.taken(id, fails)? { Ok(()) } else { Err("it takes no snapshot".to_owned()) }
+}
+
+/// `transfer 1->3`: the snapshot on its way there arrives; `breaks`, `refused`, or `unheard`: it arrives and the sender
+/// does not hear of it.
+fn transfer(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let link = link(words.first().ok_or("transfer 1->3")?)?;
+    let place = stage.transfers.iter().position(|transfer| transfer.link == link);
+    let mut transfer = stage.transfers.remove(place.ok_or("no snapshot is on its way there")?);
+    let outcome = match words.get(1) {
+        None => SnapshotOutcome::Delivered,
+        Some(&"breaks") => SnapshotOutcome::Failed,
+        Some(&"refused") => SnapshotOutcome::Refused,
+        Some(&"unheard") => {
+            transfer.run = 0;
+            SnapshotOutcome::Delivered
+        }
+        Some(_) => return Err("a transfer arrives, breaks, is refused, or arrives unheard".to_owned()),
+    };
+    stage.transferred(transfer, outcome)
+}
+
+/// `streams asked`: snapshots arrive at `transfer` only; `streams auto`: at `settle` too.
+fn streams(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    stage.streams_asked = match words {
+        ["asked"] => true,
+        ["auto"] => false,
+        _ => return Err("streams are asked or auto".to_owned()),
+    };
+    Ok(())
+}
+
+/// `offer 1->3 2.5`: a snapshot that 1 has or had goes to 3, which nobody asked for.
+fn offer(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let link = link(words.first().ok_or("offer 1->3 2.5")?)?;
+    let place = stage.place(link.0)?;
+    let id = words.get(1).and_then(|word| parse_id(word)).ok_or("the snapshot's last entry: 2.5")?;
+    let file = stage.cluster()?.nodes[place].shelf.get(id).cloned().ok_or("there is no such snapshot")?;
+    stage.transferred(Transfer { link, run: 0, number: 0, file }, SnapshotOutcome::Delivered)
+}
+
 /// `disk 2 stalled`, `disk auto`.
 fn disk(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     let (mode, nodes) = match words {
@@ -325,6 +424,8 @@ fn crash(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
         Some(["keep", count]) => count.parse().map_err(|_| "how many writes are kept")?,
         _ => 0,
     };
+    stage.taking.remove(&id);
+    stage.transfers.retain(|transfer| transfer.link.0 != id);
     stage.cluster()?.crash(place, keep).map_err(|e| e.to_string())
 }
 
@@ -350,8 +451,40 @@ fn wipe(id: NodeId, stage: &mut Stage) -> Result<(), String> {
     start(id, stage)
 }
 
+/// `recover 2`: an operator makes the log of a node that is down the beginning of a new lineage; it starts.
+fn recover(id: NodeId, stage: &mut Stage) -> Result<(), String> {
+    let place = stage.place(id)?;
+    if stage.runs(id) {
+        return Err("the node runs".to_owned());
+    }
+    match stage.cluster()?.recover(place, Lineage::drawn(2)) {
+        Ok(done) => stage.print(format!(
+            "{id} begins a new lineage with {} after {}, of which {} was known to be committed",
+            done.first, done.last, done.commit
+        )),
+        Err(refused) => stage.print(format!("{id} is not recovered: {refused}")),
+    }
+    start(id, stage)
+}
+
+/// `restore 1 3.7`: an operator begins the log of a blank node with a backup that ends at 3.7; it starts.
+fn restore(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let id = node(words, 0)?;
+    let place = stage.place(id)?;
+    let last = parse_id(words.get(1).ok_or("restore 1 3.7")?).ok_or("the backup's last entry: 3.7")?;
+    let cluster = stage.cluster()?;
+    cluster.crash(place, 0).map_err(|e| e.to_string())?;
+    cluster.restore_backup(place, last)?;
+    start(id, stage)
+}
+
+fn parse_id(word: &str) -> Option<EntryId> {
+    let (term, index) = word.split_once('.')?;
+    Some(EntryId::new(term.parse().ok()?, index.parse().ok()?))
+}
+
 /// `forge 3->2 append t1 prev 1.1 [1.3] commit 1`: puts on the network what no engine would send, `heartbeat` without entries
-/// and `accepted t1 matched 9` likewise.
+/// and `accepted t1 matched 9` likewise. The lineage is the sender's, or that after `lineage`.
 fn forge(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     let (from, to) = link(words.first().ok_or("forge 3->2 heartbeat t1 prev 1.1 commit 1")?)?;
     let mut numbers = BTreeMap::new();
@@ -359,8 +492,7 @@ fn forge(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     let mut name = "";
     for word in words.get(2..).unwrap_or_default() {
         let word = word.trim_matches(['[', ']']);
-        let id = word.split_once('.').and_then(|(t, i)| Some(EntryId::new(t.parse().ok()?, i.parse().ok()?)));
-        if let Some(id) = id {
+        if let Some(id) = parse_id(word) {
             ids.push(id);
         } else if let Ok(number) = word.parse::<u64>() {
             numbers.insert(name, number);
@@ -381,14 +513,17 @@ fn forge(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
         Some(&"accepted") => {
             let (matched, received) = (number("matched"), number("received").max(number("matched")));
             let outcome = AppendOutcome::Accepted { matched, received };
-            Message::AppendResponse(AppendResponse { term, round, outcome })
+            Message::AppendResponse(AppendResponse { term, round, outcome, priority: 0 })
         }
-        _ => return Err("an append, a heartbeat or an accepted is forged".to_owned()),
+        Some(&"timeout-now") => Message::TimeoutNow(TimeoutNow { term, round }),
+        _ => return Err("an append, a heartbeat, an accepted or a timeout-now is forged".to_owned()),
     };
     let (from, to) = (stage.place(from)?, stage.place(to)?);
     let nodes = &stage.cluster()?.nodes;
+    let own = nodes[from].engine().map_or(Lineage::UNKNOWN, crate::engine::Engine::lineage);
+    let lineage = numbers.get("lineage").map_or(own, |&number| Lineage(number));
     let (from, to) = (nodes[from].peer(), nodes[to].peer());
-    stage.network.push(Envelope { group: GroupId::default(), from, to, message });
+    stage.network.push(Envelope { group: GroupId::default(), from, to, lineage, message });
     Ok(())
 }
 
@@ -408,6 +543,23 @@ fn tick(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
             engine.tick(now);
         }
         stage.pump(id)?;
+    }
+    Ok(())
+}
+
+/// `heartbeats 1 10`: ten times a heartbeat interval of node 1, each with what follows from it; the others' clocks go along.
+fn heartbeats(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let id = node(words, 0)?;
+    let count: usize = words.get(1).and_then(|word| word.parse().ok()).ok_or("how many")?;
+    let place = stage.place(id)?;
+    let interval = stage.cluster()?.nodes[place].config().heartbeat_interval.as_millis().to_string();
+    for _ in 0..count {
+        tick(&[words[0], interval.as_str()], stage)?;
+        stage.settle()?;
+        for other in stage.nodes().into_iter().filter(|&other| other != id) {
+            tick(&[other.to_string().as_str(), interval.as_str()], stage)?;
+        }
+        stage.settle()?;
     }
     Ok(())
 }
@@ -435,13 +587,17 @@ fn status(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
             status.commit,
             status.applied
         ));
+        if status.snapshot != EntryId::ZERO {
+            stage.print(format!("  snapshot {} log after {}", status.snapshot, status.base));
+        }
         for (peer, progress) in status.peers {
             stage.print(format!(
-                "  {peer} matched {} next {} inflight {}{}",
+                "  {peer} matched {} next {} inflight {}{}{}",
                 progress.matched,
                 progress.next,
                 progress.inflight,
-                if progress.active { "" } else { " inactive" }
+                if progress.active { "" } else { " inactive" },
+                progress.snapshot.map_or_else(String::new, |last| format!(" snapshot {last}"))
             ));
         }
     }

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::Config;
-use crate::engine::{Planted, Ready};
+use crate::engine::{Planted, Ready, SnapshotOutcome};
 use crate::message::{AppendOutcome, Envelope, Message};
 use crate::testing::cluster::Cluster;
 use crate::testing::display;
 use crate::testing::invariants::Broken;
+use crate::testing::shelf::SnapshotFile;
 use crate::types::{NodeId, Time};
 
 /// One way between two nodes.
@@ -33,6 +34,15 @@ pub(super) struct Traffic {
     pub(super) conflicts: u64,
 }
 
+/// A snapshot on its way.
+pub(super) struct Transfer {
+    pub(super) link: Link,
+    /// The sender's run.
+    pub(super) run: u64,
+    pub(super) number: u64,
+    pub(super) file: SnapshotFile,
+}
+
 #[derive(Default)]
 pub(super) struct Stage {
     pub(super) cluster: Option<Cluster>,
@@ -41,6 +51,11 @@ pub(super) struct Stage {
     pub(super) cut: BTreeSet<Link>,
     pub(super) held: BTreeSet<Link>,
     pub(super) disks: BTreeMap<NodeId, DiskMode>,
+    /// Snapshots that nodes write, and are not told of yet.
+    pub(super) taking: BTreeMap<NodeId, SnapshotFile>,
+    pub(super) transfers: Vec<Transfer>,
+    /// Transfers arrive when asked for only.
+    pub(super) streams_asked: bool,
     pub(super) kept: BTreeMap<String, Envelope>,
     pub(super) clocks: BTreeMap<NodeId, Time>,
     pub(super) traffic: BTreeMap<Link, Traffic>,
@@ -158,11 +173,44 @@ impl Stage {
         for read in ready.reads {
             self.print(format!("{node} read r{} may be answered at {}", read.id.0, read.index));
         }
+        let mut last = None;
+        if let Some(meta) = &ready.restore {
+            self.print(format!("{node} restores {}", meta.last));
+            let cluster = self.cluster()?;
+            let restored = cluster.snapshot(place, meta).and_then(|file| cluster.restore(place, &file));
+            if let Err(broken) = restored {
+                self.report(&broken);
+            }
+            last = Some(meta.last.index);
+        }
         for entry in &ready.apply {
             self.print(format!("{node} applies {} {}", entry.id, display::payload(&entry.payload)));
-            self.cluster()?.nodes[place].applied.apply(entry)?;
+            if let Err(broken) = self.cluster()?.apply(place, entry) {
+                self.report(&broken);
+            }
+            last = Some(entry.index());
         }
-        if let Some(last) = ready.apply.last().map(crate::types::Entry::index)
+        if let Some(request) = ready.snapshot {
+            self.print(format!("{node} takes a snapshot of {}", request.last));
+            let applied = self.cluster()?.nodes[place].applied;
+            self.taking.insert(node, SnapshotFile::new(applied, request.membership, &[])?);
+        }
+        for send in ready.send_snapshots {
+            let to = send.to.node;
+            self.print(format!(
+                "{node} sends the snapshot of {} to {to} (s{})",
+                send.meta.last, send.transfer
+            ));
+            let file = self.cluster()?.nodes[place].shelf.get(send.meta.last).cloned();
+            let file = file.ok_or("there is no such snapshot")?;
+            let run = self.cluster()?.nodes[place].run();
+            self.transfers.push(Transfer { link: (node, to), run, number: send.transfer, file });
+        }
+        for number in ready.abandon_snapshots {
+            self.print(format!("{node} stops sending s{number}"));
+            self.transfers.retain(|transfer| transfer.link.0 != node || transfer.number != number);
+        }
+        if let Some(last) = last
             && let Some(engine) = self.cluster()?.nodes[place].engine_mut()
         {
             engine.applied(last, now);
@@ -205,6 +253,42 @@ impl Stage {
         Ok(())
     }
 
+    /// The snapshot that a node writes is durable, or could not be written.
+    pub(super) fn taken(&mut self, node: NodeId, fails: bool) -> Result<bool, String> {
+        let place = self.place(node)?;
+        let now = self.clock(node);
+        let Some(file) = self.taking.remove(&node) else { return Ok(false) };
+        let cluster = self.cluster()?;
+        if fails {
+            if let Some(engine) = cluster.nodes[place].engine_mut() {
+                engine.snapshot_taken(None, now);
+            }
+        } else {
+            cluster.snapshot_taken(place, file, now);
+        }
+        self.pump(node)?;
+        Ok(true)
+    }
+
+    /// A transfer ends so.
+    pub(super) fn transferred(&mut self, transfer: Transfer, outcome: SnapshotOutcome) -> Result<(), String> {
+        let (from, to) = transfer.link;
+        let (sender, receiver) = (self.place(from)?, self.place(to)?);
+        if outcome == SnapshotOutcome::Delivered {
+            let (peer, now) = (self.cluster()?.nodes[sender].peer(), self.clock(to));
+            let used = self.cluster()?.snapshot_received(receiver, peer, transfer.file, now);
+            self.print(format!("{to} {} the snapshot of {from}", if used { "takes" } else { "needs not" }));
+            self.pump(to)?;
+        }
+        let now = self.clock(from);
+        let node = &mut self.cluster()?.nodes[sender];
+        let same_run = node.run() == transfer.run;
+        if let Some(engine) = node.engine_mut().filter(|_| same_run) {
+            engine.snapshot_sent(transfer.number, outcome, now);
+        }
+        self.pump(from).map(drop)
+    }
+
     /// Hands a message to its receiver.
     pub(super) fn deliver(&mut self, envelope: Envelope) -> Result<(), String> {
         let to = envelope.to.node;
@@ -244,6 +328,21 @@ impl Stage {
                     self.pump(node)?;
                     moved = true;
                 }
+            }
+            for node in self.nodes() {
+                if self.disk(node) != DiskMode::Stalled {
+                    moved |= self.taken(node, false)?;
+                }
+            }
+            let free =
+                |transfer: &Transfer| !self.held.contains(&transfer.link) && self.runs(transfer.link.1);
+            let free = self.transfers.iter().position(free).filter(|_| !self.streams_asked);
+            if let Some(at) = free {
+                let transfer = self.transfers.remove(at);
+                let cut = self.cut.contains(&transfer.link);
+                let outcome = if cut { SnapshotOutcome::Failed } else { SnapshotOutcome::Delivered };
+                self.transferred(transfer, outcome)?;
+                moved = true;
             }
             let held = self.held.clone();
             let (go, stay) = std::mem::take(&mut self.network)

@@ -76,6 +76,14 @@ faults! {
     Ring "ring" => nemesis.ring;
     /// Two halves share one node.
     Bridge "bridge" => nemesis.bridge;
+    /// Leadership is handed over.
+    Transfer "transfer" => nemesis.transfer;
+    /// A disk hangs.
+    Stall "stall" => nemesis.stall;
+    /// An operator asks for snapshots.
+    Snapshot "snapshot" => nemesis.snapshot;
+    /// Snapshots cannot be written or sent.
+    SnapshotFailure "snapshot-failure" => snapshot_failure;
 }
 
 impl fmt::Display for Fault {

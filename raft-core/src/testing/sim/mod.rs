@@ -15,6 +15,7 @@ mod nemesis;
 mod network;
 mod settings;
 mod shrink;
+mod snapshots;
 mod subject;
 mod trace;
 mod world;

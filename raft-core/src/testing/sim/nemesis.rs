@@ -1,7 +1,9 @@
 //! Who does the damage: crashes, pauses, clock jumps and partitions.
 
 use super::world::{Event, World};
+use crate::engine::RoleName;
 use crate::testing::invariants::Broken;
+use crate::types::NodeId;
 
 /// Does its damage, to the node drawn where it is about one.
 type Fault = fn(&mut World, usize) -> Result<(), Broken>;
@@ -21,7 +23,7 @@ impl World {
         }
         let weights = self.settings.nemesis;
         let size = self.settings.size;
-        let faults: [(u64, Fault); 11] = [
+        let faults: [(u64, Fault); 14] = [
             (weights.crash, Self::crash_one),
             (weights.crash_all, Self::crash_all),
             (weights.rolling_restart, Self::rolling_restart),
@@ -32,7 +34,10 @@ impl World {
             (weights.one_way, Self::one_way),
             (weights.ring, Self::ring),
             (weights.bridge, Self::bridge),
+            (weights.transfer, Self::transfer),
+            (weights.stall, Self::stall),
             (weights.heal, Self::heal),
+            (weights.snapshot, Self::ask_for_snapshot),
         ];
         let total = faults.iter().map(|(weight, _)| weight).sum();
         let mut drawn = self.random.below(total);
@@ -131,9 +136,45 @@ impl World {
         Ok(())
     }
 
+    fn ask_for_snapshot(&mut self, node: usize) -> Result<(), Broken> {
+        let now = self.local_time(node);
+        self.nemesis_did("snapshot asked for", &[node]);
+        if let Some(engine) = self.cluster.nodes[node].engine_mut() {
+            // Refused where nothing is committed yet.
+            let _refused = engine.request_snapshot(now);
+        }
+        self.pump(node)
+    }
+
     fn heal(&mut self, _: usize) -> Result<(), Broken> {
         self.network.heal();
         self.nemesis_did("heal", &[]);
+        Ok(())
+    }
+
+    /// Asks whoever leads, or one of those who think so, for any other node or the best.
+    fn transfer(&mut self, first: usize) -> Result<(), Broken> {
+        let size = self.settings.size;
+        let leads = |node: &usize| {
+            self.cluster.nodes[*node].engine().is_some_and(|engine| engine.role() == RoleName::Leader)
+        };
+        let Some(node) = (0..size).map(|step| (first + step) % size).find(leads) else { return Ok(()) };
+        let named = self.random.chance(700_000).then(|| NodeId(1 + self.random.below(size as u64)));
+        let now = self.local_time(node);
+        let asked =
+            self.cluster.nodes[node].engine_mut().map(|engine| engine.transfer_leadership(named, now));
+        let name = if matches!(asked, Some(Ok(_))) { "transfer" } else { "transfer refused" };
+        self.nemesis_did(name, &[node]);
+        self.pump(node)
+    }
+
+    /// The disk finishes nothing new for a while, and the process lives.
+    fn stall(&mut self, node: usize) -> Result<(), Broken> {
+        let longest = 6 * self.election_timeout();
+        let until = self.now + self.random.below(longest);
+        let host = &mut self.hosts[node];
+        host.disk_free_at = host.disk_free_at.max(until);
+        self.nemesis_did("disk hang", &[node]);
         Ok(())
     }
 

@@ -14,6 +14,8 @@ pub struct Settings {
     pub size: usize,
     /// The settings of every engine.
     pub config: Config,
+    /// Each node's priority, in order; none where all have the same.
+    pub priorities: Vec<u8>,
     /// Whether the nodes are founded before the run; otherwise node 1 bootstraps them.
     pub founded: bool,
     /// Whether a driver asks an engine once after an input, or until it wants nothing.
@@ -66,6 +68,11 @@ pub struct Settings {
     pub padding_max: u64,
     /// How long an applied batch takes at most.
     pub apply_max: u64,
+
+    /// How long it takes to write, to send or to restore a snapshot at most.
+    pub snapshot_max: u64,
+    /// A snapshot fails: it cannot be written, or its transfer breaks or is refused.
+    pub snapshot_failure: u64,
 }
 
 /// How often each fault is drawn, relative to the others.
@@ -91,6 +98,12 @@ pub struct NemesisWeights {
     pub ring: u64,
     /// Two halves that share one node.
     pub bridge: u64,
+    /// An operator asks for a transfer of leadership.
+    pub transfer: u64,
+    /// A disk finishes nothing for several election timeouts.
+    pub stall: u64,
+    /// An operator asks a node for a snapshot.
+    pub snapshot: u64,
     /// The network is whole again.
     pub heal: u64,
 }
@@ -112,6 +125,11 @@ impl Settings {
         Self {
             size,
             config: draw_config(random),
+            priorities: if random.chance(400_000) {
+                (0..size).map(|_| pick(random, &[0, 1, 100, 255]) as u8).collect()
+            } else {
+                Vec::new()
+            },
             founded: random.chance(700_000),
             ask_once: random.chance(500_000),
             delay_min: delay_max / pick(random, &[1, 4, 20]),
@@ -138,6 +156,9 @@ impl Settings {
                 one_way: sometimes(random, &[2, 10]),
                 ring: sometimes(random, &[1, 4]),
                 bridge: sometimes(random, &[1, 4]),
+                transfer: sometimes(random, &[4, 20]),
+                stall: sometimes(random, &[1, 6]),
+                snapshot: 0,
                 heal: 8,
             },
             downtime_max: pick(random, &[20_000, 500_000, 3_000_000]),
@@ -148,7 +169,26 @@ impl Settings {
             patience: pick(random, &[200_000, 2_000_000]),
             padding_max: pick(random, &[0, 32, 400]),
             apply_max: pick(random, &[10, 2_000, 50_000]),
+            snapshot_max: 0,
+            snapshot_failure: 0,
         }
+    }
+
+    /// Draws how snapshots are taken and kept, from a source of its own: a seed that takes none runs as if there were none.
+    pub(super) fn draw_snapshots(&mut self, random: &mut Random) {
+        let config = &mut self.config;
+        let often = sometimes(random, &[1, 5, 30, 200]);
+        if often > 0 {
+            config.snapshot_entries = often;
+            config.snapshot_bytes =
+                usize::try_from(pick(random, &[200, 5_000, 1 << 20])).unwrap_or(usize::MAX);
+        }
+        config.keep_entries = pick(random, &[0, 1, 10, 100]);
+        config.keep_bytes = usize::try_from(pick(random, &[0, 500, 1 << 20])).unwrap_or(usize::MAX);
+        config.keep_live_bytes = usize::try_from(pick(random, &[0, 0, 1 << 20])).unwrap_or(usize::MAX);
+        self.snapshot_max = pick(random, &[100, 20_000, 1_000_000]);
+        self.snapshot_failure = sometimes(random, &[10_000, 100_000, 400_000]);
+        self.nemesis.snapshot = sometimes(random, &[2, 10]);
     }
 
     /// The same cluster with no fault left.
@@ -162,6 +202,7 @@ impl Settings {
         self.disk_full = 0;
         self.crash_at_write = 0;
         self.nemesis_pause = 0;
+        self.snapshot_failure = 0;
     }
 }
 

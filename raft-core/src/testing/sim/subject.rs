@@ -171,6 +171,15 @@ impl Machines {
         Ok(())
     }
 
+    pub(super) fn snapshot(&mut self, node: usize) -> Result<Vec<u8>, Broken> {
+        snapshot(self.running[node].as_mut())
+    }
+
+    pub(super) fn restore(&mut self, node: usize, bytes: &[u8]) -> Result<(), Broken> {
+        let mut source = bytes;
+        done(self.running[node].restore(&mut source))
+    }
+
     /// All have applied the same.
     pub(super) fn end_equal(&mut self) -> Result<(), Broken> {
         let mut first: Option<Vec<u8>> = None;

@@ -1,21 +1,23 @@
 //! The event loop: what happens next, to whom, and what follows from it.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use super::clients::{Client, History, PendingRead, Store, Waiting};
 use super::network::Network;
 use super::settings::Settings;
+use super::snapshots::{Transfer, Work};
 use super::subject::{Machines, Subject};
 use super::trace::Trace;
 use super::{Failure, Options, Report};
-use crate::engine::{Event as EngineEvent, Fetch, Ready};
+use crate::engine::{Event as EngineEvent, Fetch, Ready, SnapshotOutcome, TransferReason};
 use crate::message::Envelope;
 use crate::testing::cluster::Cluster;
 use crate::testing::display;
 use crate::testing::invariants::Broken;
 use crate::testing::random::{Random, mix};
+use crate::testing::shelf::SnapshotFile;
 use crate::types::{Entry, Index, Time};
 
 /// Something that will happen.
@@ -31,6 +33,21 @@ pub(super) enum Event {
     Applied {
         node: usize,
         run: u64,
+    },
+    /// A snapshot is written.
+    SnapshotTaken {
+        node: usize,
+        run: u64,
+        file: SnapshotFile,
+    },
+    /// A snapshot arrives, or its stream breaks.
+    Transfer(Box<Transfer>),
+    /// A sender hears how a transfer ended.
+    SnapshotSent {
+        node: usize,
+        run: u64,
+        number: u64,
+        outcome: SnapshotOutcome,
     },
     /// Old entries were read back.
     Fetched {
@@ -57,6 +74,9 @@ pub(super) enum Event {
     /// Nothing happens; time passes.
     Pass,
 }
+
+/// Sets the draws for snapshots apart from all others.
+const SNAPSHOTS: u64 = 0x5AAF_5407;
 
 /// More events at one moment than this, and nodes or engine run in circles.
 const MAX_AT_ONCE: u64 = 20_000;
@@ -118,7 +138,7 @@ pub(super) struct Host {
     /// Everything that happens to it waits until then.
     pub(super) paused_until: u64,
     /// The disk is busy until then: writes follow each other.
-    disk_free_at: u64,
+    pub(super) disk_free_at: u64,
     /// The disk has no room until then.
     pub(super) full_until: u64,
     /// How many writes it began in all.
@@ -127,8 +147,10 @@ pub(super) struct Host {
     dies_after: Option<u64>,
     /// When it will be woken, where that is planned.
     wake_at: Option<u64>,
-    pub(super) to_apply: VecDeque<Entry>,
+    pub(super) to_apply: VecDeque<Work>,
     applying: bool,
+    /// Transfers that it began and did not hear of.
+    pub(super) transfers: BTreeSet<u64>,
     pub(super) store: Store,
     pub(super) waiting: Waiting,
 }
@@ -160,6 +182,7 @@ impl World {
     pub(super) fn new(options: &Options, subject: &Subject) -> Self {
         let mut random = Random::new(mix(options.seed));
         let mut settings = Settings::draw(&mut random);
+        settings.draw_snapshots(&mut Random::new(mix(options.seed ^ SNAPSHOTS)));
         for &fault in &options.without {
             settings.switch_off(fault);
         }
@@ -168,11 +191,12 @@ impl World {
             settings.config.max_uncommitted_bytes += MACHINE_COMMAND_BYTES;
         }
         let size = settings.size;
-        let cluster = if settings.founded {
+        let mut cluster = if settings.founded {
             Cluster::founded(size, &settings.config)
         } else {
             Cluster::blank(size, &settings.config)
         };
+        cluster.prioritize(&settings.priorities);
         let hosts = (0..size)
             .map(|_| Host {
                 clock: Clock {
@@ -187,6 +211,7 @@ impl World {
                 wake_at: None,
                 to_apply: VecDeque::new(),
                 applying: false,
+                transfers: BTreeSet::new(),
                 store: Store::new(),
                 waiting: Waiting::default(),
             })
@@ -299,6 +324,15 @@ impl World {
             Event::Applied { node, run } if run == self.run_of(node) && self.is_up(node) => {
                 self.applied(node)
             }
+            Event::SnapshotTaken { node, run, file } if run == self.run_of(node) && self.is_up(node) => {
+                self.snapshot_taken(node, file)
+            }
+            Event::Transfer(transfer) => self.transferred(*transfer),
+            Event::SnapshotSent { node, run, number, outcome }
+                if run == self.run_of(node) && self.is_up(node) =>
+            {
+                self.snapshot_sent(node, number, outcome)
+            }
             Event::Fetched { node, run, fetch } if run == self.run_of(node) && self.is_up(node) => {
                 self.fetched(node, &fetch)
             }
@@ -322,6 +356,8 @@ impl World {
     fn node_of(event: &Event) -> Option<usize> {
         match event {
             Event::Deliver(envelope) => Some(place(envelope.to.node.0)),
+            Event::Transfer(transfer) => Some(transfer.to),
+            Event::SnapshotTaken { node, .. } | Event::SnapshotSent { node, .. } => Some(*node),
             Event::Written { node, .. }
             | Event::Applied { node, .. }
             | Event::Fetched { node, .. }
@@ -367,17 +403,31 @@ impl World {
     fn applied(&mut self, node: usize) -> Result<(), Broken> {
         self.hosts[node].applying = false;
         let mut last = None;
-        let entries = std::mem::take(&mut self.hosts[node].to_apply);
-        if let Some(machines) = &mut self.machines {
-            machines.apply(node, entries.iter())?;
-        }
-        for entry in entries {
-            self.cluster.nodes[node]
-                .applied
-                .apply(&entry)
-                .map_err(|detail| Broken::new("entries are applied once and in order", detail))?;
-            self.answer(node, &entry)?;
-            last = Some(entry.index());
+        let mut work = std::mem::take(&mut self.hosts[node].to_apply);
+        while let Some(next) = work.pop_front() {
+            match next {
+                Work::Apply(entry) => {
+                    let mut entries = vec![entry];
+                    while let Some(Work::Apply(_)) = work.front() {
+                        if let Some(Work::Apply(entry)) = work.pop_front() {
+                            entries.push(entry);
+                        }
+                    }
+                    if let Some(machines) = &mut self.machines {
+                        machines.apply(node, entries.iter())?;
+                    }
+                    for entry in entries {
+                        self.cluster.apply(node, &entry)?;
+                        self.answer(node, &entry)?;
+                        last = Some(entry.index());
+                    }
+                }
+                Work::Restore(file) => {
+                    self.restore(node, &file)?;
+                    last = Some(file.meta.last.index);
+                }
+                Work::Snapshot(request) => self.take_snapshot(node, request)?,
+            }
         }
         let Some(last) = last else { return Ok(()) };
         self.event += 1;
@@ -495,13 +545,26 @@ impl World {
             let delay = self.random.between(self.settings.disk_min, self.settings.disk_max);
             self.plan(delay, Event::Fetched { node, run, fetch });
         }
-        if !ready.apply.is_empty() {
-            self.hosts[node].to_apply.extend(ready.apply);
-            if !self.hosts[node].applying {
-                self.hosts[node].applying = true;
-                let delay = self.random.below(self.settings.apply_max + 1);
-                self.plan(delay, Event::Applied { node, run });
-            }
+        for send in &ready.send_snapshots {
+            self.send_snapshot(node, send)?;
+        }
+        for number in &ready.abandon_snapshots {
+            self.trace.count("snapshot transfers abandoned");
+            self.hosts[node].transfers.remove(number);
+        }
+        let mut takes = self.settings.apply_max;
+        if ready.restore.is_some() {
+            takes = takes.max(self.settings.snapshot_max);
+        }
+        let restore = ready.restore.map(|meta| self.cluster.snapshot(node, &meta)).transpose()?;
+        let to_apply = &mut self.hosts[node].to_apply;
+        to_apply.extend(restore.map(Work::Restore));
+        to_apply.extend(ready.apply.into_iter().map(Work::Apply));
+        to_apply.extend(ready.snapshot.map(Work::Snapshot));
+        if !to_apply.is_empty() && !self.hosts[node].applying {
+            self.hosts[node].applying = true;
+            let delay = self.random.below(takes + 1);
+            self.plan(delay, Event::Applied { node, run });
         }
         for id in ready.failed_reads {
             self.hosts[node].waiting.reads.remove(&id);
@@ -615,6 +678,14 @@ impl World {
         if self.trace.wants_lines() {
             self.trace.line(self.event, self.now, node, "event", display::event(event));
         }
+        if let EngineEvent::SnapshotInstalled { last, .. } = event {
+            // What lay beyond is dropped like what is truncated; what it covers is given up when it is restored.
+            let waiting = &mut self.hosts[node].waiting;
+            for (index, (term, call)) in waiting.proposals.split_off(&(last.index + 1)) {
+                waiting.truncated.insert(index, (term, call));
+                self.history.give_up(call);
+            }
+        }
         if let EngineEvent::Truncated { from, last } = event {
             // Whoever waits for them hears that it is unknown: another node may hold them still.
             for index in from.index..=*last {
@@ -633,6 +704,12 @@ impl World {
             EngineEvent::Following { .. } => "followings",
             EngineEvent::QuorumLost { .. } => "quorums lost",
             EngineEvent::DiskStalled { .. } => "leaders with a stalled disk",
+            EngineEvent::Transferring { reason, .. } => match reason {
+                TransferReason::Preferred => "transfers to the preferred",
+                TransferReason::DiskStalled => "transfers off a stalled disk",
+                _ => "transfers asked for",
+            },
+            EngineEvent::TransferFailed { .. } => "transfers failed",
             EngineEvent::Truncated { .. } => "truncations",
             EngineEvent::Resend { .. } => "resends",
             EngineEvent::PromiseBroken { .. } => "promises broken",
@@ -644,6 +721,15 @@ impl World {
                 crate::engine::Refusal::BeyondLog => "refusals: beyond log",
                 _ => "refusals: not for this node",
             },
+            EngineEvent::SnapshotTaken { .. } => "snapshots taken",
+            EngineEvent::SnapshotFailed => "snapshots failed",
+            EngineEvent::SnapshotSent { outcome, .. } => match outcome {
+                SnapshotOutcome::Delivered => "snapshots delivered",
+                SnapshotOutcome::Failed => "snapshot transfers broken",
+                SnapshotOutcome::Refused => "snapshot transfers refused",
+            },
+            EngineEvent::SnapshotLost { .. } => "delivered snapshots lost",
+            EngineEvent::SnapshotInstalled { .. } => "snapshots installed",
             EngineEvent::Founding => "foundings",
             EngineEvent::FoundingEnded { .. } => "foundings given up",
         });
@@ -670,7 +756,9 @@ impl World {
         self.trace.mark([7, node as u64, self.now, 0]);
         self.trace.line(self.event, self.now, node, "starts", "");
         let seed = self.random.next();
-        self.cluster.start(node, seed, now)?;
+        if let Some(added) = self.cluster.start(node, seed, now)? {
+            self.restore_added(node, &added)?;
+        }
         if let (Some(bug), Some(engine)) = (self.options.planted, self.cluster.nodes[node].engine_mut()) {
             engine.plant(bug);
         }
@@ -696,6 +784,7 @@ impl World {
         host.wake_at = None;
         host.to_apply.clear();
         host.applying = false;
+        host.transfers.clear();
         host.store.clear();
         host.waiting = Waiting::default();
         let down = self.random.below(self.settings.downtime_max + 1);

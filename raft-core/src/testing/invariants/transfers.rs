@@ -1,0 +1,77 @@
+//! Handing over: only who holds the whole log is told to campaign, nothing is taken meanwhile, it ends in time, and nothing of it
+//! is left to the next term (thesis, 3.10).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{Broken, View};
+use crate::engine::RoleName;
+use crate::message::{Envelope, Message};
+use crate::testing::node::Node;
+use crate::types::{EntryId, NodeId, Term, Time};
+
+#[derive(Default)]
+pub(super) struct Transfers {
+    under_way: BTreeMap<NodeId, UnderWay>,
+}
+
+struct UnderWay {
+    term: Term,
+    run: u64,
+    deadline: Time,
+    /// The leader's last entry when it told another to take over.
+    told: Option<EntryId>,
+}
+
+impl Transfers {
+    pub(super) fn check(&mut self, view: &View<'_>, timeout: Duration) -> Result<(), Broken> {
+        let Some((to, deadline)) = view.transfer else {
+            self.under_way.remove(&view.node);
+            return Ok(());
+        };
+        let fresh = UnderWay { term: view.term, run: view.run, deadline, told: None };
+        let before = self.under_way.entry(view.node).or_insert(fresh);
+        if (before.term, before.run, before.deadline) != (view.term, view.run, deadline) {
+            *before = UnderWay { term: view.term, run: view.run, deadline, told: None };
+        }
+        let latest = view.now + timeout;
+        if view.role != RoleName::Leader || view.now >= deadline || deadline > latest {
+            return Err(Broken::new(
+                "a transfer ends with the role, and after an election timeout",
+                format!("{} is {:?} and hands over to {to} until {deadline:?}", view.node, view.role),
+            ));
+        }
+        match before.told {
+            Some(told) if told != view.last => Err(Broken::new(
+                "a leader that told another to take over takes nothing",
+                format!("{} ended at {told} and ends at {}", view.node, view.last),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn sent(
+        &mut self,
+        view: &View<'_>,
+        envelope: &Envelope,
+        nodes: &[Node],
+    ) -> Result<(), Broken> {
+        let Message::TimeoutNow(told) = &envelope.message else { return Ok(()) };
+        let target = nodes.iter().find(|node| node.peer() == envelope.to);
+        let held = target.and_then(|node| node.disk.image().term(view.last.index));
+        let voter = view.voters.contains(&envelope.to.node);
+        if told.term != view.term || view.role != RoleName::Leader || held != Some(view.last.term) || !voter {
+            return Err(Broken::new(
+                "a leader tells only a voter that holds its whole log to take over",
+                format!(
+                    "{} {:?} of term {}, last {}, tells {} in term {}, which holds term {held:?} there",
+                    view.node, view.role, view.term, view.last, envelope.to.node, told.term
+                ),
+            ));
+        }
+        if let Some(under_way) = self.under_way.get_mut(&view.node) {
+            under_way.told = Some(view.last);
+        }
+        Ok(())
+    }
+}

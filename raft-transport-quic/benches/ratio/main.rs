@@ -1,0 +1,228 @@
+//! This transport beside quinn itself, in one interleaved run: what its lanes, frames and doors cost.
+//!
+//! `cargo bench -p raft-transport-quic --bench ratio [-- --quick] [--json] [--only WORD]`
+
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on fails")]
+
+mod bare;
+mod ours;
+mod relay;
+
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+
+/// What is measured, how much of it.
+struct Size {
+    rounds: usize,
+    pings: usize,
+    messages: usize,
+    bulk_bytes: usize,
+    snapshot_bytes: usize,
+    slow_snapshot_bytes: usize,
+}
+
+const FULL: Size = Size {
+    rounds: 7,
+    pings: 4000,
+    messages: 2_000_000,
+    bulk_bytes: 512 << 20,
+    snapshot_bytes: 1 << 30,
+    slow_snapshot_bytes: 1 << 30,
+};
+const QUICK: Size = Size {
+    rounds: 3,
+    pings: 1000,
+    messages: 500_000,
+    bulk_bytes: 64 << 20,
+    snapshot_bytes: 128 << 20,
+    slow_snapshot_bytes: 64 << 20,
+};
+
+/// The slow link: its speed, and half of it, which the snapshot beside heartbeats is limited to.
+const LINK_BYTES_PER_SECOND: f64 = 400e6 / 8.0;
+const LINK_QUEUE: Duration = Duration::from_millis(20);
+
+/// One figure: the median over all rounds, the best round, and what is asked of it.
+struct Figure {
+    name: &'static str,
+    unit: &'static str,
+    median: f64,
+    best: f64,
+    goal: Option<(f64, Goal)>,
+}
+
+#[derive(Clone, Copy)]
+enum Goal {
+    AtMost,
+    AtLeast,
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let only = arguments.iter().skip_while(|argument| *argument != "--only").nth(1);
+    let size = if has("--quick") { QUICK } else { FULL };
+    let wanted = |name: &str| only.is_none_or(|only| name.contains(only.as_str()));
+    let mut report = Report::default();
+    if wanted("trip") {
+        round_trips(&size, &mut report);
+    }
+    if wanted("packed") {
+        packed(&size, &mut report);
+    }
+    if wanted("bulk") {
+        bulk(&size, &mut report);
+    }
+    if wanted("heartbeat") {
+        heartbeats(&size, &mut report);
+    }
+    if wanted("slow") {
+        slow_link(&size, &mut report);
+    }
+    if has("--json") { report.print_json() } else { report.print() }
+}
+
+fn round_trips(size: &Size, report: &mut Report) {
+    let (bare, ours) = (bare::Pair::new(), ours::Pair::new(None));
+    let mut bare_trips = Vec::new();
+    let mut our_trips = Vec::new();
+    bare.round_trips(size.pings / 4);
+    ours.round_trips(size.pings / 4);
+    for _ in 0..size.rounds {
+        bare_trips.push(Trips::of(bare.round_trips(size.pings)));
+        our_trips.push(Trips::of(ours.round_trips(size.pings)));
+    }
+    let p50 = |trips: &[Trips]| trips.iter().map(|trips| trips.p50).collect::<Vec<_>>();
+    let p99 = |trips: &[Trips]| trips.iter().map(|trips| trips.p99).collect::<Vec<_>>();
+    report.add("round trip of 64 B, bare quinn, p50", "us", p50(&bare_trips), None);
+    report.add("round trip of 64 B, bare quinn, p99", "us", p99(&bare_trips), None);
+    report.add("round trip of 64 B, p50", "us", p50(&our_trips), None);
+    report.add("round trip of 64 B, p99", "us", p99(&our_trips), None);
+    let ratios = our_trips.iter().zip(&bare_trips).map(|(ours, bare)| ours.p50 / bare.p50).collect();
+    report.add("round trip, ours to bare, p50", "x", ratios, Some((1.4, Goal::AtMost)));
+}
+
+fn packed(size: &Size, report: &mut Report) {
+    let ours = ours::Pair::new(None);
+    let mut messages = Vec::new();
+    let mut commands = Vec::new();
+    for _ in 0..size.rounds {
+        messages.push(size.messages as f64 / ours.messages(size.messages).as_secs_f64() / 1e6);
+        commands.push(size.messages as f64 / ours.commands(size.messages).as_secs_f64() / 1e6);
+    }
+    report.add("packed messages of 64 B", "M/s", messages, Some((5.0, Goal::AtLeast)));
+    report.add("commands of 64 B in packed appends", "M/s", commands, None);
+}
+
+fn bulk(size: &Size, report: &mut Report) {
+    let (bare, ours) = (bare::Pair::new(), ours::Pair::new(None));
+    let rate = |bytes: usize, took: Duration| bytes as f64 / took.as_secs_f64() / 1e6;
+    let (mut bare_rates, mut append_rates, mut snapshot_rates) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..size.rounds {
+        bare_rates.push(rate(size.bulk_bytes, bare.bulk(size.bulk_bytes)));
+        append_rates.push(rate(size.bulk_bytes, ours.entries(size.bulk_bytes)));
+        snapshot_rates.push(rate(size.bulk_bytes, ours.snapshot(size.bulk_bytes)));
+    }
+    let to_bare = |rates: &[f64]| rates.iter().zip(&bare_rates).map(|(ours, bare)| ours / bare).collect();
+    let (appends, snapshots) = (to_bare(&append_rates), to_bare(&snapshot_rates));
+    report.add("bulk, bare quinn", "MB/s", bare_rates, None);
+    report.add("bulk, entries of 16 KiB", "MB/s", append_rates, None);
+    report.add("bulk, a snapshot", "MB/s", snapshot_rates, None);
+    report.add("bulk, entries to bare", "x", appends, Some((0.9, Goal::AtLeast)));
+    report.add("bulk, snapshot to bare", "x", snapshots, Some((0.9, Goal::AtLeast)));
+}
+
+fn heartbeats(size: &Size, report: &mut Report) {
+    let ours = ours::Pair::new(None);
+    let alone = Trips::of(ours.heartbeats(Duration::from_secs(1)));
+    let beside = Trips::of(ours.heartbeats_beside(size.snapshot_bytes, None));
+    report.add("heartbeat alone, p50", "ms", vec![alone.p50 / 1e3], None);
+    report.add("heartbeat alone, p99", "ms", vec![alone.p99 / 1e3], None);
+    report.add("heartbeat beside a snapshot, p50", "ms", vec![beside.p50 / 1e3], None);
+    report.add("heartbeat beside a snapshot, p99", "ms", vec![beside.p99 / 1e3], Some((4.0, Goal::AtMost)));
+}
+
+fn slow_link(size: &Size, report: &mut Report) {
+    let ours = ours::Pair::new(Some((LINK_BYTES_PER_SECOND, LINK_QUEUE)));
+    let limit = LINK_BYTES_PER_SECOND / 2.0;
+    let beside = Trips::of(ours.heartbeats_beside(size.slow_snapshot_bytes, Some(limit)));
+    report.add("heartbeat beside a limited snapshot on a slow link, p50", "ms", vec![beside.p50 / 1e3], None);
+    let p99 = vec![beside.p99 / 1e3];
+    report.add(
+        "heartbeat beside a limited snapshot on a slow link, p99",
+        "ms",
+        p99,
+        Some((8.0, Goal::AtMost)),
+    );
+}
+
+/// The middle and the slow end of many round trips, in microseconds.
+struct Trips {
+    p50: f64,
+    p99: f64,
+}
+
+impl Trips {
+    fn of(mut trips: Vec<Duration>) -> Self {
+        trips.sort_unstable();
+        let at = |share: f64| {
+            let rank = (trips.len() as f64 * share) as usize;
+            trips[rank.min(trips.len() - 1)].as_secs_f64() * 1e6
+        };
+        Self { p50: at(0.5), p99: at(0.99) }
+    }
+}
+
+#[derive(Default)]
+struct Report(Vec<Figure>);
+
+impl Report {
+    fn add(
+        &mut self,
+        name: &'static str,
+        unit: &'static str,
+        mut rounds: Vec<f64>,
+        goal: Option<(f64, Goal)>,
+    ) {
+        rounds.sort_unstable_by(f64::total_cmp);
+        let median = rounds[rounds.len() / 2];
+        let more_is_better = unit.ends_with("/s") || matches!(goal, Some((_, Goal::AtLeast)));
+        let best = if more_is_better { rounds[rounds.len() - 1] } else { rounds[0] };
+        self.0.push(Figure { name, unit, median, best, goal });
+    }
+
+    fn print(&self) {
+        println!("{:58} {:>10} {:>10}  {:5} goal", "", "median", "best", "unit");
+        for Figure { name, unit, median, best, goal } in &self.0 {
+            let goal = match goal {
+                Some((goal, Goal::AtMost)) => format!("at most {goal}"),
+                Some((goal, Goal::AtLeast)) => format!("at least {goal}"),
+                None => String::new(),
+            };
+            println!("{name:58} {median:10.2} {best:10.2}  {unit:5} {goal}");
+        }
+    }
+
+    fn print_json(&self) {
+        let figures: Vec<String> = self.0.iter().map(Figure::json).collect();
+        println!("[{}]", figures.join(","));
+    }
+}
+
+impl Figure {
+    fn json(&self) -> String {
+        let Self { name, unit, median, best, goal } = self;
+        let goal = match goal {
+            Some((goal, Goal::AtMost)) => format!(",\"at_most\":{goal}"),
+            Some((goal, Goal::AtLeast)) => format!(",\"at_least\":{goal}"),
+            None => String::new(),
+        };
+        format!("{{\"name\":\"{name}\",\"unit\":\"{unit}\",\"median\":{median},\"best\":{best}{goal}}}")
+    }
+}
+
+/// A runtime for one end of a pair: each has a thread of its own, as two processes would.
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}

@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod stores;
+pub mod transports;
 
 /// The program in the workspace's README, compiled and run with the tests.
 #[doc = include_str!("../../README.md")]

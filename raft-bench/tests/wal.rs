@@ -19,7 +19,7 @@ fn conforms(segment_bytes: u64) {
         move || WalLogStore::open_with(folder.path(), segment_bytes).unwrap()
     });
     let report = suite.only(std::env::var("RAFT_CASE").unwrap_or_default()).run();
-    println!("{report}");
+    println!("{report:#}");
     report.assert_passed();
 }
 

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use raft_core::engine::{EngineOptions, RoleName};
 use raft_core::log_store::LogState;
 use raft_core::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, VoteResponse};
-use raft_core::types::{Entry, Lineage, Peer, Time};
-use raft_core::{Config, Engine, EntryId, GroupId, Incarnation, NodeId, NodeInfo};
+use raft_core::types::{Entry, Lineage, Outline, Peer, Time};
+use raft_core::{Config, Engine, EntryId, GroupId, Incarnation, Membership, NodeId, NodeInfo};
 
 struct Cluster {
     now: Time,
@@ -273,5 +273,37 @@ fn a_state_that_leaves_no_room_to_count_on_is_refused() {
             now: Time::ZERO,
         });
         assert!(refused.unwrap_err().to_string().contains("leave room to count on"));
+    }
+}
+
+#[test]
+fn a_higher_priority_campaigns_earlier_and_still_by_chance() {
+    let now = Duration::from_secs(1);
+    let timeout = Config::default().election_timeout;
+    let waits = |priority| -> Vec<Duration> {
+        let wait = |seed| {
+            let mut config = Config::default();
+            config.priority = priority;
+            let membership = Membership::of_voters(members(3));
+            let outline = Outline { memberships: BTreeMap::from([(0, membership)]), ..Outline::default() };
+            let engine = Engine::new(EngineOptions {
+                config,
+                group: GroupId(0),
+                local: Peer { node: NodeId(1), incarnation: Incarnation(101) },
+                seed,
+                state: LogState { outline, ..LogState::default() },
+                applied: 0,
+                now,
+            });
+            engine.unwrap().deadline() - now
+        };
+        (0..1_000).map(wait).collect()
+    };
+    for (priority, most) in [(0, 2 * timeout), (128, timeout * 7 / 4), (255, timeout * 151 / 100)] {
+        let waits = waits(priority);
+        let (shortest, longest) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
+        assert!(*shortest >= timeout && *longest < most, "{priority}: {shortest:?} to {longest:?}");
+        // As far apart as two that campaign at once must be, most of the time.
+        assert!(*longest - *shortest > (most - timeout) * 9 / 10, "{priority}: {shortest:?} to {longest:?}");
     }
 }

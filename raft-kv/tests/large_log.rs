@@ -17,7 +17,8 @@ use raft_core::log_store::{LogStore as _, Write};
 use raft_core::types::{Entry, EntryId, GroupId, HardState, Payload};
 use raft_kv::command::Command;
 use raft_storage_redb::RedbLogStore;
-use support::{Cluster, Node, exit_code, stderr, stdout};
+use serde_json::Value;
+use support::{Cluster, Node, exit_code, path, run, stderr, stdout};
 
 /// How long a start may take, however long the log.
 const WELL_UNDER_A_SECOND: Duration = Duration::from_millis(700);
@@ -85,6 +86,10 @@ async fn a_killed_node_with_a_large_log_is_ready_at_once() {
     let (child, orderly) = time_to_ready(&cluster.nodes[0]);
     cluster.nodes[0].child = Some(child);
     cluster.nodes[0].kill();
+    let shown = run(&["log", "--data", path(&cluster.nodes[0].data), "--json"]);
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(shown["shutdown"], "crash");
+    assert!(shown["groups"][0]["entries"].as_u64() >= Some(count), "{shown}");
     let (child, killed) = time_to_ready(&cluster.nodes[0]);
     cluster.nodes[0].child = Some(child);
     println!("ready after {orderly:?}; after a kill {killed:?}");

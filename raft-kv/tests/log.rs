@@ -169,6 +169,10 @@ async fn damage_is_named_and_mended_from_another_node() {
     assert_eq!((exit_code(&partly), stderr(&partly).contains("damaged")), (1, true), "{}", stderr(&partly));
     assert!(stdout(&partly).lines().count() < before.len());
 
+    let served = cluster.nodes[0].serve().output().unwrap();
+    assert_eq!(exit_code(&served), 1, "a damaged log is not served");
+    assert!(stderr(&served).contains("raft-kv log repair"), "{}", stderr(&served));
+
     // Nothing is given up, and nothing is changed while something is missing.
     let damaged = fs::read(&file).unwrap();
     let mut elsewhere = Cluster::start(1).await;

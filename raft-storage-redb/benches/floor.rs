@@ -1,6 +1,6 @@
 //! The log beside a raw file in one run: what an append and an `fdatasync` cost, and what the log makes of it.
 //!
-//! `cargo bench -p raft-storage-redb --bench floor -- [--json] [--rounds N] [--seconds S] [--folder PATH]`
+//! `cargo bench -p raft-storage-redb --bench floor -- [--json] [--only NAME]... [--rounds N] [--seconds S] [--folder PATH]`
 
 #![allow(clippy::unwrap_used, reason = "a benchmark stops where it fails")]
 
@@ -25,13 +25,16 @@ const PRODUCERS: u64 = 256;
 
 struct Settings {
     json: bool,
+    /// Only these cases; all if there is none.
+    only: Vec<String>,
     rounds: usize,
     seconds: f64,
     folder: PathBuf,
 }
 
 fn settings() -> Settings {
-    let mut settings = Settings { json: false, rounds: 5, seconds: 1.0, folder: std::env::temp_dir() };
+    let mut settings =
+        Settings { json: false, only: Vec::new(), rounds: 5, seconds: 1.0, folder: std::env::temp_dir() };
     let mut args = std::env::args().skip(1);
     // Without `--bench` it is a test run: a glance at whether it works.
     let mut bench = false;
@@ -39,11 +42,14 @@ fn settings() -> Settings {
         let mut value = || args.next().unwrap_or_else(|| panic!("{arg} needs a value"));
         match arg.as_str() {
             "--json" => settings.json = true,
+            "--only" => settings.only.push(value()),
             "--rounds" => settings.rounds = value().parse().unwrap(),
             "--seconds" => settings.seconds = value().parse().unwrap(),
             "--folder" => settings.folder = value().into(),
             "--bench" => bench = true,
-            other => panic!("{other}: the options are --json, --rounds N, --seconds S, --folder PATH"),
+            other => {
+                panic!("{other}: the options are --json, --only NAME, --rounds N, --seconds S, --folder PATH")
+            }
         }
     }
     if !bench {
@@ -316,7 +322,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn main() {
     let settings = settings();
-    let cases = cases();
+    let mut cases = cases();
+    cases.retain(|case| settings.only.is_empty() || settings.only.iter().any(|name| name == case.name));
     let mut samples = vec![Vec::new(); cases.len()];
     for _ in 0..settings.rounds {
         // Interleaved: what disturbs the machine for a while disturbs all cases.
@@ -326,8 +333,8 @@ fn main() {
         }
     }
     let rate = |name: &str| {
-        let at = cases.iter().position(|case| case.name == name).unwrap();
-        median(samples[at].iter().map(|sample| sample.rate).collect())
+        let at = cases.iter().position(|case| case.name == name)?;
+        Some(median(samples[at].iter().map(|sample| sample.rate).collect()))
     };
     if !settings.json {
         println!(
@@ -353,7 +360,7 @@ fn main() {
         let lowest = rates.iter().copied().fold(f64::INFINITY, f64::min);
         let highest = rates.iter().copied().fold(0.0, f64::max);
         let middle = median(rates);
-        let share = case.floor.map(|(floor, _)| middle / rate(floor));
+        let share = case.floor.and_then(|(floor, _)| Some(middle / rate(floor)?));
         let wanted = case.floor.and_then(|(_, wanted)| wanted);
         let sum = |of: fn(&Sample) -> u64| samples.iter().map(of).sum::<u64>() as f64;
         let all_commits = sum(|s| s.commits).max(1.0);

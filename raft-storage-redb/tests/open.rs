@@ -11,9 +11,9 @@ use std::process::{Command, Stdio};
 
 use common::*;
 use raft_core::LogStore;
-use raft_core::log_store::StorageErrorKind;
-use raft_core::types::{ClusterId, Incarnation, NodeId};
-use raft_storage_redb::{Options, RedbLogStore};
+use raft_core::log_store::{LogState, StorageErrorKind};
+use raft_core::types::{ClusterId, Entry, Incarnation, NodeId};
+use raft_storage_redb::{Inspector, Options, RedbLogStore};
 use redb::{Database, TableDefinition};
 use tempfile::TempDir;
 
@@ -74,7 +74,7 @@ fn what_was_acknowledged_survives_a_kill() {
     }
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("log.redb");
-    for _ in 0..5 {
+    for _ in 0..size("RAFT_STORAGE_KILLS", 5) {
         let mut process = child("what_was_acknowledged_survives_a_kill", &path).spawn().unwrap();
         let mut acknowledged = 0;
         let mut seen = 0;
@@ -218,37 +218,86 @@ fn damage_is_found_at_open_or_at_read() {
     assert_eq!(block_on(store.read(GROUP, 161..=300, usize::MAX)).unwrap(), entries(1, 161, 300));
 }
 
+/// Flips a bit, or cuts the end off, and checks that all of the log is read, or none of what is damaged.
+fn check_damage(path: &Path, rotten: &[u8], verify: bool, expected: &[Entry], what: &str) -> bool {
+    fs::write(path, rotten).unwrap();
+    let opened = RedbLogStore::open_with(path, &Options::default().verify_on_open(verify));
+    let read = opened.and_then(|store| {
+        let state = block_on(store.load(GROUP))?;
+        let last = expected.len() as u64;
+        assert_eq!(state, LogState { last, ..LogState::default() }, "{what}");
+        block_on(store.read(GROUP, 1..=last, usize::MAX))
+    });
+    match read {
+        Ok(read) => {
+            assert!(read == expected, "{what}");
+            false
+        }
+        Err(error) => {
+            let message = error.to_string();
+            assert!(!message.contains('\n'), "{what}: {message}");
+            let kind = error.kind();
+            let says_what_to_do = match kind {
+                StorageErrorKind::Corrupt => {
+                    message.contains("set the file aside") && message.contains("damaged")
+                }
+                StorageErrorKind::Format => {
+                    message.contains("choose another") || message.contains("use the version")
+                }
+                _ => false,
+            };
+            assert!(
+                says_what_to_do || message.contains("open it with the version"),
+                "{what}: {kind:?}: {message}"
+            );
+            true
+        }
+    }
+}
+
 #[test]
 fn no_damage_panics_or_goes_unseen() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("log.redb");
     let sound = sample(&path);
+    let expected = entries(1, 1, 300);
     let mut rng = fastrand::Rng::with_seed(1);
+    // Every byte of the header, places in every page, more all over the file, then ends that are missing.
+    let pages = (1..sound.len() / 4096).flat_map(|page| [page * 4096, page * 4096 + 20 + page % 64]);
+    let more = size("RAFT_STORAGE_FLIPS", 100);
+    let places: Vec<_> = (0..320).chain(pages).chain((0..more).map(|_| rng.usize(..sound.len()))).collect();
     let mut refused = 0;
-    // Every byte of the header, then places all over the file, then ends that are missing.
-    for round in 0..480 {
+    for at in places {
         let mut rotten = sound.clone();
-        let verify = rng.bool();
-        if round < 450 {
-            let at = if round < 320 { round } else { rng.usize(..sound.len()) };
-            rotten[at] ^= 1 << rng.u8(..8);
-        } else {
-            rotten.truncate(rng.usize(1..sound.len()));
-        }
+        rotten[at] ^= 1 << rng.u8(..8);
+        refused += usize::from(check_damage(&path, &rotten, rng.bool(), &expected, &format!("byte {at}")));
+    }
+    for _ in 0..30 {
+        let length = rng.usize(1..sound.len());
+        check_damage(&path, &sound[..length], rng.bool(), &expected, &format!("length {length}"));
+    }
+    assert!(refused > 40, "{refused}");
+}
+
+#[test]
+fn with_every_page_checked_any_changed_byte_that_counts_is_found_at_open() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log.redb");
+    let sound = sample(&path);
+    let mut rng = fastrand::Rng::with_seed(2);
+    for page in 1..sound.len() / 4096 {
+        let mut rotten = sound.clone();
+        let at = page * 4096 + rng.usize(..4096);
+        rotten[at] ^= 1 << rng.u8(..8);
         fs::write(&path, &rotten).unwrap();
-        let opened = RedbLogStore::open_with(&path, &Options::default().verify_on_open(verify));
-        let read = opened.and_then(|store| {
-            let last = block_on(store.load(GROUP))?.last;
-            assert_eq!(last, 300, "round {round}");
-            block_on(store.read(GROUP, 1..=300, usize::MAX))
-        });
-        match read {
-            Ok(read) => assert_eq!(read, entries(1, 1, 300), "round {round}"),
+        let damage = Inspector::open(&path).unwrap().verify().damage;
+        match RedbLogStore::open(&path) {
+            Ok(_) => assert!(damage.is_empty(), "byte {at}: {damage:?}"),
             Err(error) => {
-                refused += 1;
-                assert!(!error.to_string().contains('\n'), "{error}");
+                assert_eq!(error.kind(), StorageErrorKind::Corrupt);
+                let named = damage.iter().any(|damage| error.to_string().contains(&damage.to_string()));
+                assert!(named, "byte {at}: {error}, {damage:?}");
             }
         }
     }
-    assert!(refused > 40, "{refused}");
 }

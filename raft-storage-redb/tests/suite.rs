@@ -14,6 +14,6 @@ fn the_store_conforms() {
         move || RedbLogStore::open(folder.path().join("log.redb")).unwrap()
     });
     let report = suite.only(std::env::var("RAFT_CASE").unwrap_or_default()).run();
-    println!("{report}");
+    println!("{report:#}");
     report.assert_passed();
 }

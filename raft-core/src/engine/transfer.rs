@@ -153,7 +153,10 @@ impl Engine {
     fn best_successor(&self) -> Option<NodeId> {
         let Role::Leader(leading) = &self.role else { return None };
         let worth = |(node, peer): &(NodeId, &Progress)| {
-            (peer.matched >= leading.heartbeat_commit, peer.priority, peer.matched, Reverse(*node))
+            // At the start of a term, when nobody has answered yet, anyone may be dead.
+            let answers = peer.received > 0 || peer.round > 0;
+            let keeps_up = peer.matched >= leading.heartbeat_commit;
+            (answers, keeps_up, peer.priority, peer.matched, Reverse(*node))
         };
         self.successors().max_by_key(worth).map(|(node, _)| node)
     }

@@ -6,12 +6,17 @@
 mod broken;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use broken::{Broken, Bug, Disk};
+use raft_core::LogStore;
+use raft_core::log_store::{Claim, LogState, StorageError, Write};
 use raft_core::mem::MemLogStore;
 use raft_core::testing::suite::log_store::Topic::*;
 use raft_core::testing::suite::log_store::{Report, Suite, Topic, cases};
+use raft_core::types::{ClusterId, Entry, GroupId, Incarnation, Index, NodeId};
 
 /// A case or topic to run alone, as `RAFT_CASE=truncation/at_every_position`.
 fn chosen() -> String {
@@ -25,7 +30,7 @@ fn the_store_in_memory_conforms() {
         move || disk.clone()
     });
     let report = suite.only(chosen()).run();
-    println!("{report}");
+    println!("{report:#}");
     report.assert_passed();
 }
 
@@ -51,6 +56,48 @@ fn one_case_runs_alone() {
     assert_eq!(ran(&suite().only("order/nothing_in_a_new_store").run()), ["order/nothing_in_a_new_store"]);
     assert!(ran(&suite().only("order/").run()).iter().all(|name| name.starts_with("order/")));
     assert_eq!(suite().only("no such case").run().to_string(), "no case has such a name\n");
+}
+
+/// Its writes are done by tokio, as those of a store on `tokio::fs` are.
+struct OnTokio(MemLogStore);
+
+#[async_trait]
+impl LogStore for OnTokio {
+    async fn claim(&self, c: ClusterId, n: NodeId, fresh: Incarnation) -> Result<Claim, StorageError> {
+        self.0.claim(c, n, fresh).await
+    }
+
+    async fn load(&self, group: GroupId) -> Result<LogState, StorageError> {
+        tokio::time::sleep(Duration::from_micros(1)).await;
+        self.0.load(group).await
+    }
+
+    async fn write(&self, writes: &[Write]) -> Result<(), StorageError> {
+        tokio::task::spawn_blocking(|| ()).await.unwrap();
+        self.0.write(writes).await
+    }
+
+    async fn read(
+        &self,
+        group: GroupId,
+        range: RangeInclusive<Index>,
+        max_bytes: usize,
+    ) -> Result<Vec<Entry>, StorageError> {
+        tokio::task::spawn_blocking(|| ()).await.unwrap();
+        self.0.read(group, range, max_bytes).await
+    }
+}
+
+#[test]
+fn a_store_that_needs_a_runtime_runs_within_one() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _entered = runtime.enter();
+    let suite = Suite::new(|| {
+        let disk = MemLogStore::new();
+        move || OnTokio(disk.clone())
+    });
+    let report = suite.only("order/").run();
+    report.assert_passed();
 }
 
 fn run(bug: Bug, only: &str) -> Report {

@@ -10,11 +10,11 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
-use raft_core::RaftError;
+use raft_core::{NodeId, RaftError};
 use tokio::time::Instant;
 
 use super::server::{Api, respond};
-use super::{ErrorBody, ErrorCode, FORWARDED_HEADER, TIMEOUT_HEADER};
+use super::{ErrorBody, ErrorCode, FORWARDED_HEADER, TIMEOUT_HEADER, TransferredBody};
 use crate::client::{Backoff, CONNECT_TIMEOUT, read_body};
 use crate::command::{Command, Query};
 
@@ -41,6 +41,8 @@ pub(super) struct Call {
 
 pub(super) enum Work {
     Write(Command),
+    /// Leadership is to go to this node, or to the best.
+    Transfer(Option<NodeId>),
     Read(Query),
 }
 
@@ -59,6 +61,11 @@ impl Api {
         let mut backoff = Backoff::default();
         loop {
             let view = self.view();
+            if let Some(reason) = view.failed {
+                // Another node serves; the caller finds it sooner than one that has stopped.
+                let message = format!("this node has stopped: {reason}");
+                return respond(&ErrorBody::new(ErrorCode::Failed, message));
+            }
             let attempt = if view.leads {
                 self.here(&call).await
             } else if let Some(leader) = view.leader
@@ -103,6 +110,16 @@ impl Api {
                     "the write was not confirmed in time and may still happen",
                 ))),
             },
+            Work::Transfer(to) => {
+                match tokio::time::timeout_at(call.deadline, raft.transfer_leadership(*to)).await {
+                    Ok(Ok(leader)) => Attempt::Done(respond(&TransferredBody { leader: leader.0 })),
+                    Ok(Err(error)) => refusal(&error),
+                    Err(_) => Attempt::Done(respond(&ErrorBody::new(
+                        ErrorCode::Unknown,
+                        "the node named did not take over in time and may still",
+                    ))),
+                }
+            }
             Work::Read(query) => {
                 let deadline = call.deadline.min(Instant::now() + READ_ATTEMPT);
                 match tokio::time::timeout_at(deadline, raft.read(query)).await {
@@ -120,7 +137,7 @@ impl Api {
 
     /// On the node whose clients reach it at `leader`.
     async fn on_leader(&self, call: &Call, leader: String) -> Attempt {
-        let write = matches!(call.work, Work::Write(_));
+        let write = !matches!(call.work, Work::Read(_));
         let mut left = call.deadline.saturating_duration_since(Instant::now());
         if !write {
             left = left.min(READ_ATTEMPT);
@@ -136,7 +153,7 @@ impl Api {
             .body(call.body.clone());
         let lost = |error: reqwest::Error| {
             if write && !error.is_connect() {
-                let message = format!("the leader at {leader} broke off; the write may have happened");
+                let message = format!("the leader at {leader} broke off; it may have happened");
                 Attempt::Done(respond(&ErrorBody::new(ErrorCode::Unknown, message)))
             } else {
                 let message = format!("the leader at {leader} cannot be reached; try again");
@@ -179,6 +196,7 @@ fn refusal(error: &RaftError) -> Attempt {
     let code = match error {
         RaftError::Overloaded => ErrorCode::Overloaded,
         RaftError::TooLarge { .. } => ErrorCode::TooLarge,
+        RaftError::Transfer(_) => ErrorCode::Conflict,
         RaftError::Fatal { .. } | RaftError::Query(_) => ErrorCode::Failed,
         _ if error.is_refused() => ErrorCode::Unavailable,
         _ => ErrorCode::Unknown,

@@ -12,8 +12,9 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
+use raft_core::runtime::TransferStatus;
 use raft_core::types::NodeId;
-use raft_core::{LogStore, Membership, Raft, RaftError};
+use raft_core::{LogStore, Membership, Raft, RaftError, RaftStatus};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -23,7 +24,8 @@ use super::log::{self, CommittedLog};
 use super::{
     CREATE_REVISION_HEADER, DEFAULT_SCAN_LIMIT, DEFAULT_TIMEOUT_MS, DeletedBody, EntryIdBody, ErrorBody,
     ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MemberBody,
-    PageBody, StatusBody, TIMEOUT_HEADER, VERSION_HEADER, host_and_port,
+    PageBody, SnapshotProgressBody, SnapshotsBody, StatusBody, TIMEOUT_HEADER, TransferBody, TransferredBody,
+    VERSION_HEADER, host_and_port,
 };
 use crate::client::{CONNECT_TIMEOUT, http};
 use crate::command::{
@@ -53,6 +55,8 @@ pub(super) struct View {
     pub(super) leader: Option<String>,
     /// Whether this node belongs to a cluster.
     pub(super) founded: bool,
+    /// Why this node takes no part any more.
+    pub(super) failed: Option<Arc<str>>,
 }
 
 impl Api {
@@ -91,6 +95,7 @@ impl Api {
             leads: status.leader == Some(self.raft.local().peer.node),
             leader: leader.map(|info| info.client_address.clone()).filter(|address| !address.is_empty()),
             founded: !status.membership.is_empty(),
+            failed: status.fatal.clone(),
         }
     }
 
@@ -111,8 +116,13 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/status", get(status))
         .route("/log/entries", get(log::entries))
         .route("/init", post(init))
+        .route("/transfer", post(transfer))
+        .route("/backup", get(super::backup::backup))
         .fallback(|| async {
-            refuse(ErrorCode::NotFound, "no such path: see /kv/{key}, /kv, /status, /log/entries, /init")
+            refuse(
+                ErrorCode::NotFound,
+                "no such path: see /kv/{key}, /kv, /status, /log/entries, /init, /transfer, /backup",
+            )
         })
         .method_not_allowed_fallback(|| async {
             let mut response = refuse(ErrorCode::Invalid, "the path does not know this method");
@@ -356,12 +366,37 @@ async fn status(State(api): State<Arc<Api>>) -> Response {
         keys: summary.keys,
         revision: summary.revision,
         state_hash: format!("{:032x}", summary.hash),
+        priority: status.priority,
+        transferring: status.transferring.map(|node| node.0),
+        lineage: status.lineage.to_string(),
+        snapshots: snapshots(&status),
         fatal: status.fatal.as_deref().map(str::to_owned),
+        fatal_kind: status.fatal_kind.map(|kind| kind.as_str().to_owned()),
     };
     json(StatusCode::OK, &body)
 }
 
 /// The configuration's nodes and their roles.
+fn snapshots(status: &RaftStatus) -> SnapshotsBody {
+    let snapshots = &status.snapshots;
+    let transfer = |to: Option<NodeId>, transfer: &TransferStatus| SnapshotProgressBody {
+        to: to.map(|node| node.0),
+        index: transfer.last.index,
+        bytes: transfer.bytes,
+        size_bytes: transfer.size_bytes,
+    };
+    SnapshotsBody {
+        index: status.snapshot.index,
+        log_after: status.base.index,
+        receiving: snapshots.receiving.as_ref().map(|receiving| transfer(None, receiving)),
+        sending: snapshots.sending.iter().map(|(&to, sending)| transfer(Some(to), sending)).collect(),
+        taken: snapshots.taken,
+        sends_begun: snapshots.sends_begun,
+        receives_begun: snapshots.receives_begun,
+        last_failure: snapshots.last_failure.as_deref().map(str::to_owned),
+    }
+}
+
 pub(crate) fn members(membership: &Membership) -> Vec<MemberBody> {
     let role = |node: NodeId| match node {
         _ if membership.voters.contains(&node) => "voter",
@@ -420,6 +455,30 @@ fn founding_error(error: &RaftError) -> ErrorCode {
     }
 }
 
+async fn transfer(
+    State(api): State<Arc<Api>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let asked = Asked { method, uri, headers };
+    let call = body.map_err(|e| body_error(&e)).and_then(|body| {
+        let TransferBody { to } = if body.is_empty() {
+            TransferBody::default()
+        } else {
+            serde_json::from_slice(&body).map_err(|e| {
+                ErrorBody::new(ErrorCode::Invalid, format!("the body is not as it should be: {e}"))
+            })?
+        };
+        asked.call(Work::Transfer(to.map(NodeId)), body)
+    });
+    match call {
+        Ok(call) => api.carry_out(call).await,
+        Err(error) => respond(&error),
+    }
+}
+
 /// Something that can be sent back.
 pub(super) trait Respond {
     fn response(&self) -> Response;
@@ -444,6 +503,12 @@ impl Respond for ErrorBody {
     fn response(&self) -> Response {
         let status = StatusCode::from_u16(self.error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         json(status, self)
+    }
+}
+
+impl Respond for TransferredBody {
+    fn response(&self) -> Response {
+        json(StatusCode::OK, self)
     }
 }
 

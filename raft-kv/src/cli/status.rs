@@ -70,7 +70,8 @@ fn table(nodes: &[NodeBody]) -> String {
             continue;
         };
         if let Some(fatal) = &status.fatal {
-            let _ = writeln!(notes, "node {} has stopped: {fatal}", status.node);
+            let kind = status.fatal_kind.as_deref().unwrap_or("failed");
+            let _ = writeln!(notes, "node {} has stopped ({kind}): {fatal}", status.node);
         }
         if status.members.is_empty() {
             let _ =

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::StorageBackend;
 
-use super::delegate_locks;
+use crate::delegate::delegate_locks;
 
 /// How often something was done to a disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,6 +15,8 @@ use super::delegate_locks;
 pub struct Tally {
     /// Reads.
     pub reads: u64,
+    /// The bytes in them.
+    pub read_bytes: u64,
     /// Writes.
     pub writes: u64,
     /// The bytes in them.
@@ -32,6 +34,7 @@ impl Sub for Tally {
     fn sub(self, before: Self) -> Self {
         Self {
             reads: self.reads - before.reads,
+            read_bytes: self.read_bytes - before.read_bytes,
             writes: self.writes - before.writes,
             written_bytes: self.written_bytes - before.written_bytes,
             syncs: self.syncs - before.syncs,
@@ -43,6 +46,7 @@ impl Sub for Tally {
 #[derive(Debug, Default)]
 struct Shared {
     reads: AtomicU64,
+    read_bytes: AtomicU64,
     writes: AtomicU64,
     written_bytes: AtomicU64,
     syncs: AtomicU64,
@@ -62,9 +66,10 @@ impl Counts {
     /// What was done so far.
     pub fn tally(&self) -> Tally {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let Shared { reads, writes, written_bytes, syncs, resizes } = &*self.0;
+        let Shared { reads, read_bytes, writes, written_bytes, syncs, resizes } = &*self.0;
         Tally {
             reads: of(reads),
+            read_bytes: of(read_bytes),
             writes: of(writes),
             written_bytes: of(written_bytes),
             syncs: of(syncs),
@@ -98,6 +103,7 @@ impl<B: StorageBackend> StorageBackend for CountingBackend<B> {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         count(&self.counts.0.reads, 1);
+        count(&self.counts.0.read_bytes, out.len());
         self.inner.read(offset, out)
     }
 

@@ -1,7 +1,8 @@
 //! Disks to test with (feature `testing`): one that gets into trouble when it is told to, for a store, a node or a process
-//! that should survive it, and one that counts.
+//! that should survive it; one that loses its power; and one that counts.
 
 mod count;
+mod crash;
 mod fault;
 
 use std::path::Path;
@@ -11,6 +12,7 @@ use redb::StorageBackend;
 use redb::backends::FileBackend;
 
 pub use count::{CountingBackend, Counts, Tally};
+pub use crash::{CrashDisk, Keep};
 pub use fault::{Fault, FaultBackend, Faults, open_with_faults};
 
 use crate::{Options, RedbLogStore};
@@ -26,57 +28,3 @@ pub fn open_wrapped<B: StorageBackend>(
 ) -> Result<RedbLogStore, StorageError> {
     RedbLogStore::open_wrapped(path.as_ref(), options, wrap)
 }
-
-/// The locks of a backend around another one, `self.inner`.
-macro_rules! delegate_locks {
-    () => {
-        fn try_lock_range(
-            &self,
-            start: std::ops::Bound<u64>,
-            end: std::ops::Bound<u64>,
-        ) -> Result<bool, redb::BackendError> {
-            self.inner.try_lock_range(start, end)
-        }
-
-        fn try_lock_shared_range(
-            &self,
-            start: std::ops::Bound<u64>,
-            end: std::ops::Bound<u64>,
-        ) -> Result<bool, redb::BackendError> {
-            self.inner.try_lock_shared_range(start, end)
-        }
-
-        fn lock_range(
-            &self,
-            start: std::ops::Bound<u64>,
-            end: std::ops::Bound<u64>,
-        ) -> Result<(), redb::BackendError> {
-            self.inner.lock_range(start, end)
-        }
-
-        fn lock_shared_range(
-            &self,
-            start: std::ops::Bound<u64>,
-            end: std::ops::Bound<u64>,
-        ) -> Result<(), redb::BackendError> {
-            self.inner.lock_shared_range(start, end)
-        }
-
-        fn unlock_range(
-            &self,
-            start: std::ops::Bound<u64>,
-            end: std::ops::Bound<u64>,
-        ) -> Result<(), redb::BackendError> {
-            self.inner.unlock_range(start, end)
-        }
-
-        fn query_lock_range(
-            &self,
-            start: std::ops::Bound<u64>,
-            end: std::ops::Bound<u64>,
-        ) -> Result<bool, redb::BackendError> {
-            self.inner.query_lock_range(start, end)
-        }
-    };
-}
-use delegate_locks;

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod model;
+
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -80,4 +82,12 @@ pub(crate) fn assert_kind<T: std::fmt::Debug>(
     let message = error.to_string();
     assert!(!message.contains('\n'), "more than one line: {message}");
     message
+}
+
+/// How much of something to do: the variable's value, or a small number for every day.
+pub(crate) fn size(variable: &str, default: u64) -> u64 {
+    match std::env::var(variable) {
+        Ok(value) => value.parse().unwrap_or_else(|_| panic!("{variable}={value} is no number")),
+        Err(_) => default,
+    }
 }

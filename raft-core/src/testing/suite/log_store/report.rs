@@ -5,7 +5,7 @@ use std::fmt;
 use super::bench::{Check, Failure};
 use super::{Case, Topic};
 
-/// The outcome of a run. Shown, it is a line a topic, and each failed case in full.
+/// The outcome of a run. Shown, it is a line a topic, and each failed case in full; with `{:#}`, a line a case before that.
 #[derive(Debug)]
 #[must_use]
 pub struct Report {
@@ -48,6 +48,11 @@ impl fmt::Display for Report {
                 (of_topic().filter(|(_, outcome)| outcome.is_ok()).count(), of_topic().count());
             if all > 0 {
                 writeln!(f, "    {:<12} {passed} of {all}", topic.as_str())?;
+            }
+        }
+        if f.alternate() {
+            for (case, outcome) in &self.outcomes {
+                writeln!(f, "{} {case}", if outcome.is_ok() { "passed" } else { "FAILED" })?;
             }
         }
         for (case, failure) in self.failed() {

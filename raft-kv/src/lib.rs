@@ -6,4 +6,5 @@ pub mod cli;
 pub mod client;
 pub mod command;
 mod demo;
+mod leaf_map;
 pub mod store;

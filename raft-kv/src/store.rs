@@ -1,16 +1,17 @@
 //! The replicated state machine: an ordered map in which every key knows its revisions.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::io::{self, Read, Write};
 
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes};
 use raft_core::Machine;
-use serde::{Deserialize, Serialize};
+use raft_core::machine::Snapshot;
+use raft_core::state_machine::{MachineError, SnapshotView};
 
 use crate::command::{
     Answer, Command, Expected, MAX_SCAN_BYTES, MAX_SCAN_LIMIT, Page, Pair, Query, Range, Reply, Revision,
     Revisions, Summary,
 };
+use crate::leaf_map::LeafMap;
 
 /// The store. Every change counts its revision up by one, and a command that changes nothing leaves it alone.
 ///
@@ -29,16 +30,16 @@ use crate::command::{
 /// let Reply::Written(revisions) = reply else { panic!("it was as expected") };
 /// assert_eq!((revisions.create_revision, revisions.modify_revision, revisions.version), (1, 2, 2));
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default)]
 pub struct Store {
-    entries: BTreeMap<String, Entry>,
+    entries: LeafMap<Entry>,
     revision: Revision,
     /// The sum of all entries' hashes. It does not depend on their order, so a change costs only the hashes of the entry
     /// that went and of the one that came.
     digest: u128,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     value: Bytes,
     revisions: Revisions,
@@ -59,7 +60,9 @@ impl Store {
 
     fn set(&mut self, key: String, value: Bytes) -> Reply {
         self.revision += 1;
-        let before = self.entries.get(&key).map(|entry| entry.revisions);
+        let before = self.entries.get(&key);
+        let before_hash = before.map(|entry| entry.hash(&key));
+        let before = before.map(|entry| entry.revisions);
         let revisions = Revisions {
             create_revision: before.map_or(self.revision, |before| before.create_revision),
             modify_revision: self.revision,
@@ -67,12 +70,10 @@ impl Store {
         };
         let entry = Entry { value, revisions };
         self.digest = self.digest.wrapping_add(entry.hash(&key));
-        if let Some(old) = self.entries.get_mut(&key) {
-            let old = std::mem::replace(old, entry);
-            self.digest = self.digest.wrapping_sub(old.hash(&key));
-        } else {
-            self.entries.insert(key, entry);
+        if let Some(old) = before_hash {
+            self.digest = self.digest.wrapping_sub(old);
         }
+        self.entries.insert(key, entry);
         Reply::Written(revisions)
     }
 
@@ -93,16 +94,16 @@ impl Store {
         let limit = range.limit.min(MAX_SCAN_LIMIT);
         let mut page = Page { revision: self.revision, ..Page::default() };
         let mut bytes = 0;
-        for (key, entry) in self.entries.range::<str, _>((Bound::Included(from.as_str()), Bound::Unbounded)) {
-            if !key.starts_with(&range.prefix) || range.to.as_ref().is_some_and(|to| key >= to) {
+        for (key, entry) in self.entries.range(&from) {
+            if !key.starts_with(&range.prefix) || range.to.as_ref().is_some_and(|to| key >= to.as_str()) {
                 break;
             }
             bytes += key.len() + entry.value.len();
             if page.pairs.len() == limit || (bytes > MAX_SCAN_BYTES && !page.pairs.is_empty()) {
-                page.next = Some(key.clone());
+                page.next = Some(key.to_owned());
                 break;
             }
-            page.pairs.push(entry.pair(key.clone()));
+            page.pairs.push(entry.pair(key.to_owned()));
         }
         page
     }
@@ -144,6 +145,99 @@ impl Machine for Store {
             }),
         }
     }
+}
+
+/// What a snapshot begins with, its version included.
+const MAGIC: [u8; 8] = *b"RAFTKV\x01\0";
+
+/// The bytes before the first key: magic, revision, number of keys, state hash.
+const HEADER_BYTES: usize = 8 + 8 + 8 + 16;
+
+/// The bytes of a key before its text and value: two lengths and three revisions.
+const KEY_HEADER_BYTES: usize = 4 + 4 + 3 * 8;
+
+/// A state waiting to be written out. It shares all that the store does not change meanwhile.
+struct View(Store);
+
+impl SnapshotView for View {
+    fn write_to(self: Box<Self>, sink: &mut dyn Write) -> io::Result<()> {
+        let Self(store) = *self;
+        let mut out = Vec::with_capacity(HEADER_BYTES);
+        out.put_slice(&MAGIC);
+        out.put_u64_le(store.revision);
+        out.put_u64_le(store.entries.len() as u64);
+        out.put_u128_le(store.hash());
+        sink.write_all(&out)?;
+        for (key, Entry { value, revisions }) in store.entries.range("") {
+            out.clear();
+            out.put_u32_le(length(key.as_bytes())?);
+            out.put_u32_le(length(value)?);
+            out.put_u64_le(revisions.create_revision);
+            out.put_u64_le(revisions.modify_revision);
+            out.put_u64_le(revisions.version);
+            out.put_slice(key.as_bytes());
+            sink.write_all(&out)?;
+            sink.write_all(value)?;
+        }
+        Ok(())
+    }
+}
+
+fn length(bytes: &[u8]) -> io::Result<u32> {
+    u32::try_from(bytes.len()).map_err(|_| io::Error::other("a key or value of 4 GiB"))
+}
+
+impl Snapshot for Store {
+    fn snapshot(&self) -> Result<Box<dyn SnapshotView>, MachineError> {
+        Ok(Box::new(View(self.clone())))
+    }
+
+    fn restore(source: &mut dyn Read) -> Result<Self, MachineError> {
+        let cannot = |e: io::Error| MachineError::new(format!("cannot read the snapshot: {e}"));
+        let mut header = [0; HEADER_BYTES];
+        source.read_exact(&mut header).map_err(cannot)?;
+        let mut header = &header[..];
+        if header[..MAGIC.len()] != MAGIC {
+            let text = "the snapshot is not one of this version of raft-kv: use the version that wrote it, or a newer one";
+            return Err(MachineError::new(text));
+        }
+        header.advance(MAGIC.len());
+        let (revision, keys, hash) = (header.get_u64_le(), header.get_u64_le(), header.get_u128_le());
+        let mut store = Self { revision, ..Self::default() };
+        for _ in 0..keys {
+            let (key, entry) = read_entry(source).map_err(cannot)?;
+            store.digest = store.digest.wrapping_add(entry.hash(&key));
+            store.entries.insert(key, entry);
+        }
+        if source.read(&mut [0]).map_err(cannot)? != 0 || store.hash() != hash {
+            let text = "the snapshot is damaged: its keys do not make up the state that it was taken of";
+            return Err(MachineError::new(text));
+        }
+        Ok(store)
+    }
+}
+
+fn read_entry(source: &mut dyn Read) -> io::Result<(String, Entry)> {
+    let mut header = [0; KEY_HEADER_BYTES];
+    source.read_exact(&mut header)?;
+    let mut header = &header[..];
+    let (key, value) = (header.get_u32_le(), header.get_u32_le());
+    let revisions = Revisions {
+        create_revision: header.get_u64_le(),
+        modify_revision: header.get_u64_le(),
+        version: header.get_u64_le(),
+    };
+    let key = String::from_utf8(read_bytes(source, key)?).map_err(io::Error::other)?;
+    Ok((key, Entry { value: read_bytes(source, value)?.into(), revisions }))
+}
+
+/// Allocates no more than there is, whatever the length says.
+fn read_bytes(source: &mut dyn Read, length: u32) -> io::Result<Vec<u8>> {
+    const AT_ONCE: usize = 1 << 20;
+    let length = length as usize;
+    let mut bytes = Vec::with_capacity(length.min(AT_ONCE));
+    source.take(length as u64).read_to_end(&mut bytes)?;
+    if bytes.len() == length { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 impl Entry {
@@ -312,7 +406,7 @@ mod tests {
             } else {
                 delete(&mut store, &key);
             }
-            let whole = store.entries.iter().fold(0u128, |sum, (key, e)| sum.wrapping_add(e.hash(key)));
+            let whole = store.entries.range("").fold(0u128, |sum, (key, e)| sum.wrapping_add(e.hash(key)));
             assert_eq!(store.digest, whole);
             assert_eq!(seen.insert(store.hash()), store.revision != before, "a new hash for each new state");
         }
@@ -326,13 +420,69 @@ mod tests {
         assert_eq!(format!("{:032x}", store.hash()), "b2b0d544bf4de8d5a256509fe8871231");
     }
 
+    fn written(store: &Store) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        store.snapshot().unwrap().write_to(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn everything(store: &Store) -> Page {
+        store.scan(Range { limit: MAX_SCAN_LIMIT, ..Range::default() })
+    }
+
     #[test]
     fn a_restored_store_is_the_same_store() {
         let mut store = Store::default();
         put(&mut store, "a", "1");
         put(&mut store, "b", "");
+        put(&mut store, "東京", "c");
         delete(&mut store, "a");
-        let bytes = raft_core::codec::cold::encode(&store).unwrap();
-        assert_eq!(raft_core::codec::cold::decode::<Store>(&bytes).unwrap(), store);
+        let mut restored = Store::restore(&mut &written(&store)[..]).unwrap();
+        assert_eq!(everything(&restored), everything(&store));
+        assert_eq!(restored.hash(), store.hash());
+        assert_eq!(delete(&mut restored, "a"), Reply::Absent, "what was deleted stays deleted");
+        assert_eq!(put(&mut restored, "b", "2"), put(&mut store, "b", "2"), "and the revisions go on");
+    }
+
+    #[test]
+    fn a_view_stays_as_it_was() {
+        let mut random = fastrand::Rng::with_seed(11);
+        let mut store = Store::default();
+        for _ in 0..3000 {
+            put(&mut store, &format!("k{}", random.u16(..2000)), "before");
+        }
+        let (view, then) = (store.snapshot().unwrap(), store.clone());
+        for _ in 0..3000 {
+            let key = format!("k{}", random.u16(..4000));
+            if random.bool() {
+                put(&mut store, &key, "after");
+            } else {
+                delete(&mut store, &key);
+            }
+        }
+        let mut bytes = Vec::new();
+        view.write_to(&mut bytes).unwrap();
+        let restored = Store::restore(&mut &bytes[..]).unwrap();
+        assert_eq!(everything(&restored), everything(&then));
+        assert_ne!(restored.hash(), store.hash());
+    }
+
+    #[test]
+    fn a_damaged_snapshot_is_refused() {
+        let mut store = Store::default();
+        put(&mut store, "key", "value");
+        put(&mut store, "other", "value");
+        let bytes = written(&store);
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            assert!(Store::restore(&mut &damaged[..]).is_err(), "byte {at}");
+            assert!(Store::restore(&mut &bytes[..at]).is_err(), "cut at {at}");
+        }
+        let longer = [&bytes[..], &[0]].concat();
+        assert!(Store::restore(&mut &longer[..]).is_err());
+        let mut huge = bytes;
+        huge[HEADER_BYTES..HEADER_BYTES + 4].fill(0xff);
+        assert!(Store::restore(&mut &huge[..]).is_err(), "a length beyond all there is");
     }
 }

@@ -11,7 +11,7 @@
 //! | bytes | field |
 //! | --- | --- |
 //! | 2 | version, 1 |
-//! | rest | [`Offer`] or [`Answer`] as in [`cold`], the meta data in it as bytes of [`versioned`] |
+//! | rest | [`Offer`] or [`Answer`] as in [`cold`], the meta data in it as in [`versioned`](super::versioned) |
 //!
 //! A chunk:
 //!
@@ -25,7 +25,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{CodecError, cold, versioned};
+use super::{CodecError, cold};
 use crate::types::{ClusterId, GroupId, Peer, SnapshotMeta, Term};
 
 const VERSION: u16 = 1;
@@ -54,7 +54,6 @@ pub struct Offer {
     /// The receiver.
     pub to: Peer,
     /// The snapshot.
-    #[serde(with = "versioned")]
     pub meta: SnapshotMeta,
 }
 

@@ -80,15 +80,25 @@ pub fn decode<T: Versioned>(bytes: &[u8]) -> Result<T, CodecError> {
     if value.format() == format { Ok(value) } else { Err(CodecError::Malformed) }
 }
 
-/// Puts a structure into another one that serde encodes: `#[serde(with = "versioned")]`.
-pub(crate) fn serialize<S: Serializer>(value: &impl Versioned, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_bytes(&encode(value).map_err(ser::Error::custom)?)
+/// Within another structure, as serde encodes it, each is the bytes that [`encode`] makes: so what holds one needs no formats of
+/// its own for it.
+macro_rules! as_bytes {
+    ($($structure:ty),*) => {$(
+        impl Serialize for $structure {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_bytes(&encode(self).map_err(ser::Error::custom)?)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $structure {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                decode(&Vec::<u8>::deserialize(deserializer)?).map_err(de::Error::custom)
+            }
+        }
+    )*};
 }
 
-/// Takes a structure out of another one that [`serialize`] put it into.
-pub(crate) fn deserialize<'de, T: Versioned, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
-    decode(&Vec::<u8>::deserialize(deserializer)?).map_err(de::Error::custom)
-}
+as_bytes!(Membership, Outline, SnapshotMeta);
 
 /// One format of a configuration.
 trait Layout: Serialize + DeserializeOwned {

@@ -21,7 +21,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::place::{File, SnapshotPlace};
-use crate::codec::{cold, versioned};
+use crate::codec::cold;
 use crate::membership::Membership;
 use crate::types::{ClusterId, EntryId, GroupId, SnapshotMeta};
 
@@ -45,7 +45,6 @@ pub(super) struct Header {
     pub(super) cluster: ClusterId,
     pub(super) group: GroupId,
     pub(super) last: EntryId,
-    #[serde(with = "versioned")]
     pub(super) membership: Membership,
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 
+use raft_core::codec::CodecError;
 use raft_core::log_store::{StorageError, StorageErrorKind};
 
 /// What to do about damage: a Raft log is replicated, so a node is replaced rather than mended.
@@ -35,6 +36,13 @@ impl Name {
     /// As [`damaged`](Self::damaged), of entries that other nodes hold.
     pub(crate) fn repairable(&self, what: impl Display) -> StorageError {
         self.error(StorageErrorKind::Corrupt, format_args!("{what}; {REPAIR}; or {REPLACE}"))
+    }
+
+    /// What was read is whole, but not of a kind that this version knows; `None` where `error` is another one.
+    pub(crate) fn later(&self, what: impl Display, error: CodecError) -> Option<StorageError> {
+        let later = matches!(error, CodecError::Unsupported | CodecError::UnknownKind(_));
+        let text = format_args!("{what} is of a later format; use the version that wrote it");
+        later.then(|| self.error(StorageErrorKind::Format, text))
     }
 
     /// The system refused something to us directly.

@@ -131,7 +131,9 @@ impl Reader {
                 GROUP_OUTLINE => "outline",
                 _ => "snapshot",
             };
-            self.name.damaged(format_args!("group {group}: the {what} row is damaged ({error})"))
+            let row = format!("group {group}: the {what} row");
+            let damaged = || self.name.damaged(format_args!("{row} is damaged ({error})"));
+            self.name.later(&row, error).unwrap_or_else(damaged)
         })
     }
 
@@ -141,5 +143,7 @@ impl Reader {
 }
 
 pub(crate) fn damaged_entry(name: &Name, group: GroupId, index: Index, error: CodecError) -> StorageError {
-    name.repairable(format_args!("group {group}: entry {index} is damaged ({error})"))
+    let entry = format!("group {group}: entry {index}");
+    let damaged = || name.repairable(format_args!("{entry} is damaged ({error})"));
+    name.later(&entry, error).unwrap_or_else(damaged)
 }

@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 
 use common::*;
 use raft_core::LogStore;
-use raft_core::log_store::{LogState, StorageErrorKind};
-use raft_core::types::{ClusterId, Entry, Incarnation, NodeId};
+use raft_core::log_store::{LogState, StorageErrorKind, Write};
+use raft_core::types::{ClusterId, Entry, Incarnation, NodeId, Outline};
 use raft_storage_redb::{Inspector, Options, RedbLogStore};
 use redb::{Database, TableDefinition};
 use tempfile::TempDir;
@@ -168,6 +168,34 @@ fn a_later_format_is_refused() {
     drop(database);
     let message = assert_kind(RedbLogStore::open(&path), StorageErrorKind::Format);
     assert!(message.contains("format 2"), "{message}");
+}
+
+#[test]
+fn a_row_of_a_later_format_is_no_damage() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log.redb");
+    let store = RedbLogStore::open(&path).unwrap();
+    write(&store, Write { outline: Some(Outline::default()), ..append(entries(1, 1, 3)) }).unwrap();
+    drop(store);
+    // An outline of format 99, and an entry of kind 9, both whole.
+    let seal =
+        |key: &[u8], body: &[u8]| [&crc32c::crc32c(&[key, body].concat()).to_le_bytes(), body].concat();
+    let outline = seal(&[1, 0, 0, 0, 0, 0, 0, 0, 1], &[99, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 5]);
+    let entry = seal(&[], &[&[0; 4][..], &1_u64.to_le_bytes(), &4_u64.to_le_bytes(), &[9]].concat());
+    let database = Database::create(&path).unwrap();
+    let txn = database.begin_write().unwrap();
+    let groups: TableDefinition<'_, (u64, u8), &[u8]> = TableDefinition::new("raft_groups");
+    let log: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("raft_log");
+    txn.open_table(groups).unwrap().insert((1, 1), outline.as_slice()).unwrap();
+    txn.open_table(log).unwrap().insert((1, 1), entry.as_slice()).unwrap();
+    txn.commit().unwrap();
+    drop(database);
+    let message = assert_kind(Inspector::open(&path), StorageErrorKind::Format);
+    assert!(message.contains("the outline row is of a later format"), "{message}");
+    let store = RedbLogStore::open(&path).unwrap();
+    assert_kind(block_on(store.load(GROUP)), StorageErrorKind::Format);
+    let message = assert_kind(block_on(store.read(GROUP, 1..=1, 100)), StorageErrorKind::Format);
+    assert!(message.contains("use the version that wrote it"), "{message}");
 }
 
 #[test]

@@ -62,6 +62,10 @@ impl Name {
                 StorageErrorKind::Format,
                 format_args!("a redb file of version {version}; open it with the version that wrote it"),
             ),
+            // redb follows a pointer in the file to beyond its end.
+            redb::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.damaged(format_args!("cannot {doing}: the file is damaged, or its end is missing"))
+            }
             redb::Error::Io(error) => self.io(doing, &error),
             redb::Error::PreviousIo | redb::Error::DatabaseClosed => self.error(
                 StorageErrorKind::Failed,

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 
+use raft_core::codec::CodecError;
 use raft_core::log_store::{StorageError, StorageErrorKind};
 
 /// What to do about damage: a Raft log is replicated, so a node is replaced rather than mended.
@@ -37,6 +38,13 @@ impl Name {
         self.error(StorageErrorKind::Corrupt, format_args!("{what}; {REPAIR}; or {REPLACE}"))
     }
 
+    /// What was read is whole, but not of a kind that this version knows; `None` where `error` is another one.
+    pub(crate) fn later(&self, what: impl Display, error: CodecError) -> Option<StorageError> {
+        let later = matches!(error, CodecError::Unsupported | CodecError::UnknownKind(_));
+        let text = format_args!("{what} is of a later format; use the version that wrote it");
+        later.then(|| self.error(StorageErrorKind::Format, text))
+    }
+
     /// The system refused something to us directly.
     pub(crate) fn io(&self, doing: &str, error: &io::Error) -> StorageError {
         let (kind, advice) = io_kind(error);
@@ -54,6 +62,10 @@ impl Name {
                 StorageErrorKind::Format,
                 format_args!("a redb file of version {version}; open it with the version that wrote it"),
             ),
+            // redb follows a pointer in the file to beyond its end.
+            redb::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.damaged(format_args!("cannot {doing}: the file is damaged, or its end is missing"))
+            }
             redb::Error::Io(error) => self.io(doing, &error),
             redb::Error::PreviousIo | redb::Error::DatabaseClosed => self.error(
                 StorageErrorKind::Failed,

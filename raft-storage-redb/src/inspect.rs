@@ -197,7 +197,7 @@ impl Inspector {
         for tree in trees {
             match tree.name.as_str() {
                 table if table == STORE.name() => found = Some(inspector.read_store(&tree, &name)?),
-                table if table == GROUPS.name() => inspector.read_groups(&tree),
+                table if table == GROUPS.name() => inspector.read_groups(&tree, &name)?,
                 table if table == LOG.name() => inspector.log = Some(tree),
                 _ => inspector.others.push(tree),
             }
@@ -317,7 +317,7 @@ impl Inspector {
         Ok(())
     }
 
-    fn read_groups(&mut self, tree: &Tree) {
+    fn read_groups(&mut self, tree: &Tree, name: &Name) -> Result<(), StorageError> {
         let mut found: BTreeMap<GroupId, GroupRows> = BTreeMap::new();
         let mut damaged = Vec::new();
         for row in self.pages.rows(tree) {
@@ -331,6 +331,9 @@ impl Inspector {
             };
             let group = GroupId(key.get_u64_le());
             if let Err((row, error)) = found.entry(group).or_default().take(group, key.get_u8(), &row) {
+                if let Some(later) = name.later(format_args!("group {group}: the {row} row"), error) {
+                    return Err(later);
+                }
                 damaged.push(row_damage(Some(group), row, error));
             }
         }
@@ -351,6 +354,7 @@ impl Inspector {
             self.groups.insert(group, GroupLog { group, hard_state, base, last, outline, snapshot });
         }
         self.damage.append(&mut damaged);
+        Ok(())
     }
 }
 

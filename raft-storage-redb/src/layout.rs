@@ -223,6 +223,18 @@ pub(crate) fn prefix_bytes(chunk: &[u8], first: Index, end: Index) -> Result<usi
     Ok(chunk.len() - rest.len())
 }
 
+/// How many entries a chunk holds, by their lengths alone.
+pub(crate) fn count_entries(chunk: &[u8]) -> Result<u64, CodecError> {
+    let (mut rest, mut count) = (chunk, 0);
+    while !rest.is_empty() {
+        let header = rest.get(..entry::HEADER_BYTES).ok_or(CodecError::Truncated)?;
+        let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
+        rest = rest.get(entry::HEADER_BYTES + length..).ok_or(CodecError::Truncated)?;
+        count += 1;
+    }
+    Ok(count)
+}
+
 /// Takes the entry at `index` off the front of a chunk.
 pub(crate) fn take_entry(chunk: &mut Bytes, index: Index) -> Result<raft_core::types::Entry, CodecError> {
     let entry = entry::decode(chunk)?;
@@ -378,6 +390,8 @@ mod tests {
                 let kept = payloads.len().min(usize::try_from(end).expect("is small"));
                 prop_assert!(prefix == bytes.len() || prefix == chunk(first, &payloads[..kept]).len());
             }
+            let counted = count_entries(&bytes);
+            prop_assert!(bytes != whole || counted == Ok(payloads.len() as u64));
             let mut rest = Bytes::from(bytes);
             for (index, payload) in (first..).zip(&payloads) {
                 let Ok(entry) = take_entry(&mut rest, index) else { break };

@@ -40,7 +40,7 @@ pub(crate) fn open_file<B: StorageBackend>(
         StorageErrorKind::Corrupt => explain(path, name, error),
         _ => error,
     })?;
-    prepare(&database, name)?;
+    let database = prepared(database, name)?;
     // Also where the file was there: the run that created it may not have come this far.
     sync_folder(folder).map_err(|e| name.io("sync its folder", &e))?;
     Ok(database)
@@ -49,8 +49,7 @@ pub(crate) fn open_file<B: StorageBackend>(
 /// Makes the file of a log as small as its content allows.
 pub(crate) fn compact_file(path: &Path, name: &Name, options: &Options) -> Result<(), StorageError> {
     check_magic(path, name)?;
-    let mut database = open_with(name, || options.builder().open(path))?;
-    prepare(&database, name)?;
+    let mut database = prepared(open_with(name, || options.builder().open(path))?, name)?;
     let compacted = catch_unwind(AssertUnwindSafe(|| database.compact()));
     compacted
         .map_err(|payload| name.panicked("compact", &Panicked::new(&*payload)))?
@@ -65,9 +64,7 @@ pub(crate) fn open_backend(
     options: &Options,
 ) -> Result<Database, StorageError> {
     let backend = Ahead::new(backend).map_err(|e| name.io(DOING, &e))?;
-    let database = open_with(name, || options.builder().create_with_backend(backend))?;
-    prepare(&database, name)?;
-    Ok(database)
+    prepared(open_with(name, || options.builder().create_with_backend(backend))?, name)
 }
 
 /// redb may panic on a file that was altered behind its back.
@@ -100,9 +97,7 @@ fn create_file(path: &Path, name: &Name) -> Result<(), StorageError> {
 /// An empty log under a name of this process's own, where a crashed one of the same id may have left a file.
 pub(crate) fn create_scratch(path: &Path, name: &Name) -> Result<Database, StorageError> {
     remove_if_there(path).map_err(|e| name.io("create", &e))?;
-    let database = open_with(name, || Options::default().builder().create(path))?;
-    prepare(&database, name)?;
-    Ok(database)
+    prepared(open_with(name, || Options::default().builder().create(path))?, name)
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
@@ -126,6 +121,18 @@ fn check_magic(path: &Path, name: &Name) -> Result<(), StorageError> {
 fn not_a_log(name: &Name, why: &str) -> StorageError {
     let what = format_args!("not a Raft log ({why}); choose another path, nothing was changed");
     name.error(StorageErrorKind::Format, what)
+}
+
+/// The database with a log of our format in it.
+fn prepared(database: Database, name: &Name) -> Result<Database, StorageError> {
+    match prepare(&database, name) {
+        Ok(()) => Ok(database),
+        Err(error) => {
+            // Closing writes, which redb may panic at where the file is damaged. There is an error already.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+            Err(error)
+        }
+    }
 }
 
 /// Checks the format, or begins a log in an empty database.

@@ -12,7 +12,8 @@ use redb::{Database, ReadTransaction, ReadableDatabase};
 
 use crate::error::Name;
 use crate::layout::{
-    GROUP_OUTLINE, GROUP_SNAPSHOT, GROUP_STATE, GROUPS, GroupState, LOG, group_key, take_entry, unseal,
+    GROUP_OUTLINE, GROUP_SNAPSHOT, GROUP_STATE, GROUPS, GroupState, LOG, count_entries, group_key,
+    take_entry, unseal,
 };
 
 const DOING: &str = "read";
@@ -27,6 +28,7 @@ impl Reader {
     pub(crate) fn load(&self, group: GroupId) -> Result<LogState, StorageError> {
         let txn = self.begin()?;
         let state = self.state(&txn, group)?;
+        self.check_end(&txn, group, state)?;
         Ok(LogState {
             hard_state: state.hard_state,
             outline: self.versioned_row(&txn, group, GROUP_OUTLINE)?.unwrap_or_default(),
@@ -37,7 +39,10 @@ impl Reader {
 
     /// The group's state row; the default where it was never written.
     pub(crate) fn load_state(&self, group: GroupId) -> Result<GroupState, StorageError> {
-        self.state(&self.begin()?, group)
+        let txn = self.begin()?;
+        let state = self.state(&txn, group)?;
+        self.check_end(&txn, group, state)?;
+        Ok(state)
     }
 
     pub(crate) fn read(
@@ -95,6 +100,34 @@ impl Reader {
         Err(self.missing(group, expected))
     }
 
+    /// Whether state and entries are of one commit: they are written together, and where opening did not check the file, an
+    /// old page in the place of a new one would show here.
+    fn check_end(
+        &self,
+        txn: &ReadTransaction,
+        group: GroupId,
+        state: GroupState,
+    ) -> Result<(), StorageError> {
+        let redb = |error: redb::StorageError| self.name.redb(DOING, error);
+        let log = txn.open_table(LOG).map_err(|e| self.name.redb(DOING, e))?;
+        let row = log.range((group.0, 0)..=(group.0, Index::MAX)).map_err(redb)?.next_back();
+        let mut end = state.base;
+        if let Some(row) = row {
+            let (key, value) = row.map_err(redb)?;
+            let first = key.value().1;
+            let count = count_entries(value.value())
+                .map_err(|error| damaged_entry(&self.name, group, first, error))?;
+            end = end.max(first.saturating_add(count).saturating_sub(1));
+        }
+        match end == state.last {
+            true => Ok(()),
+            false => Err(self.name.damaged(format_args!(
+                "group {group}: its state is damaged or missing: the log ends at {end}, not at {}",
+                state.last
+            ))),
+        }
+    }
+
     fn begin(&self) -> Result<ReadTransaction, StorageError> {
         self.database.begin_read().map_err(|e| self.name.redb(DOING, e))
     }
@@ -131,7 +164,9 @@ impl Reader {
                 GROUP_OUTLINE => "outline",
                 _ => "snapshot",
             };
-            self.name.damaged(format_args!("group {group}: the {what} row is damaged ({error})"))
+            let row = format!("group {group}: the {what} row");
+            let damaged = || self.name.damaged(format_args!("{row} is damaged ({error})"));
+            self.name.later(&row, error).unwrap_or_else(damaged)
         })
     }
 
@@ -141,5 +176,7 @@ impl Reader {
 }
 
 pub(crate) fn damaged_entry(name: &Name, group: GroupId, index: Index, error: CodecError) -> StorageError {
-    name.repairable(format_args!("group {group}: entry {index} is damaged ({error})"))
+    let entry = format!("group {group}: entry {index}");
+    let damaged = || name.repairable(format_args!("{entry} is damaged ({error})"));
+    name.later(&entry, error).unwrap_or_else(damaged)
 }

@@ -8,14 +8,15 @@ mod common;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::*;
 use raft_core::LogStore;
 use raft_core::log_store::{LogState, Write};
 use raft_core::membership::{Membership, NodeInfo};
 use raft_core::types::{
-    ClusterId, Entry, EntryId, GroupId, HardState, Incarnation, NodeId, Outline, Payload, SnapshotMeta,
+    ClusterId, Entry, EntryId, GroupId, HardState, Incarnation, Lineage, NodeId, Outline, Payload,
+    SnapshotMeta,
 };
 use raft_storage_redb::{Inspector, RedbLogStore, Shutdown, compact};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -69,25 +70,17 @@ fn the_rows_are_those_of_format_1() {
 }
 
 /// What the kept files hold of groups 1 and 2; of 3, a snapshot and no entry.
-fn kept(group: GroupId) -> (LogState, Vec<Entry>) {
-    let member = Membership::of_voters(BTreeMap::from([
-        (
-            NodeId(1),
-            NodeInfo {
-                address: "10.0.0.1:7000".into(),
-                client_address: "10.0.0.1:80".into(),
-                incarnation: Incarnation(5),
-            },
-        ),
-        (
-            NodeId(2),
-            NodeInfo {
-                address: "node-2:7000".into(),
-                client_address: String::new(),
-                incarnation: Incarnation(0xF00D),
-            },
-        ),
-    ]));
+fn kept(group: GroupId, lineage: Lineage) -> (LogState, Vec<Entry>) {
+    let node = |address: &str, client: &str, incarnation| NodeInfo {
+        address: address.into(),
+        client_address: client.into(),
+        incarnation: Incarnation(incarnation),
+    };
+    let nodes = BTreeMap::from([
+        (NodeId(1), node("10.0.0.1:7000", "10.0.0.1:80", 5)),
+        (NodeId(2), node("node-2:7000", "", 0xF00D)),
+    ]);
+    let member = Membership { lineage, ..Membership::of_voters(nodes) };
     let memberships = BTreeMap::from([(4, member.clone())]);
     let snapshot =
         |last| SnapshotMeta { last, membership: member.clone(), size_bytes: 1 << 33, checksum: 0xABCD };
@@ -127,12 +120,12 @@ fn kept(group: GroupId) -> (LogState, Vec<Entry>) {
 }
 
 /// Writes what [`kept`] says, over what has been truncated and compacted.
-fn write_kept(path: &Path) {
+fn write_kept(path: &Path, lineage: Lineage) {
     let store = RedbLogStore::open(path).unwrap();
     block_on(store.claim(ClusterId(0xC1), NodeId(2), Incarnation(0xF00D))).unwrap();
     for group in [1, 2, 3].map(GroupId) {
         write(&store, Write { group, ..append(entries(1, 1, 20)) }).unwrap();
-        let (state, held) = kept(group);
+        let (state, held) = kept(group, lineage);
         let from = held.first().map_or(1, Entry::index);
         let (first, rest) = held.split_at(held.len() / 2);
         let writes = [
@@ -152,18 +145,18 @@ fn write_kept(path: &Path) {
     }
 }
 
-fn check_kept(path: &Path) {
+fn check_kept(path: &Path, lineage: Lineage) {
     let inspector = Inspector::open(path).unwrap();
     assert_eq!(inspector.shutdown(), Shutdown::Orderly);
     assert_eq!(inspector.owner().unwrap().claim.incarnation, Incarnation(0xF00D));
     assert!(inspector.verify().is_sound());
     for group in [1, 2, 3].map(GroupId) {
-        assert!(inspector.entries(group, ..).map(Result::unwrap).eq(kept(group).1));
+        assert!(inspector.entries(group, ..).map(Result::unwrap).eq(kept(group, lineage).1));
     }
     drop(inspector);
     let store = RedbLogStore::open(path).unwrap();
     for group in [1, 2, 3].map(GroupId) {
-        let (state, held) = kept(group);
+        let (state, held) = kept(group, lineage);
         assert_eq!(block_on(store.load(group)).unwrap(), state);
         if let Some(first) = held.first() {
             let read = block_on(store.read(group, first.index()..=state.last, usize::MAX)).unwrap();
@@ -176,31 +169,40 @@ fn check_kept(path: &Path) {
     assert_eq!((claim.incarnation, claim.boot), (Incarnation(0xF00D), 2));
 }
 
+/// The kept files: of format 1 with configurations as they were first, and with those that have a lineage, which are told by
+/// marks of their own.
+const KEPT: [(&str, Lineage); 2] =
+    [("format-1.redb", Lineage::UNMARKED), ("format-1-lineage.redb", Lineage(0x1234_5678_9ABC))];
+
+fn kept_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files").join(name)
+}
+
 #[test]
 fn files_of_every_format_open() {
-    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files");
     let folder = tempfile::TempDir::new().unwrap();
-    for format in 1..=1 {
-        let path = folder.path().join("log.redb");
-        fs::copy(files.join(format!("format-{format}.redb")), &path).unwrap();
-        check_kept(&path);
+    for (name, lineage) in KEPT {
+        let path = folder.path().join(name);
+        fs::copy(kept_file(name), &path).unwrap();
+        check_kept(&path, lineage);
     }
 }
 
-/// What this version writes is what the kept file of its format holds. With `RAFT_STORAGE_KEEP` set to a path, the file is
-/// left there: so the kept files were made, each by the version that wrote its format last.
+/// What this version writes is what the kept files of its format hold. With `RAFT_STORAGE_KEEP` set to a folder, the files are
+/// left there: so the kept ones were made, each by the version that wrote its format last.
 #[test]
 fn this_version_writes_what_is_kept() {
     let folder = tempfile::TempDir::new().unwrap();
-    let path = folder.path().join("log.redb");
-    write_kept(&path);
-    compact(&path).unwrap();
-    if let Some(keep) = std::env::var_os("RAFT_STORAGE_KEEP") {
-        fs::copy(&path, keep).unwrap();
+    for (name, lineage) in KEPT {
+        let path = folder.path().join(name);
+        write_kept(&path, lineage);
+        compact(&path).unwrap();
+        if let Some(keep) = std::env::var_os("RAFT_STORAGE_KEEP") {
+            fs::copy(&path, Path::new(&keep).join(name)).unwrap();
+        }
+        let old = folder.path().join("old.redb");
+        fs::copy(kept_file(name), &old).unwrap();
+        assert!(dump(&path) == dump(&old), "{name}");
+        check_kept(&path, lineage);
     }
-    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files");
-    let old = folder.path().join("old.redb");
-    fs::copy(files.join("format-1.redb"), &old).unwrap();
-    assert!(dump(&path) == dump(&old));
-    check_kept(&path);
 }

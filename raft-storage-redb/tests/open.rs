@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 
 use common::*;
 use raft_core::LogStore;
-use raft_core::log_store::{LogState, StorageErrorKind};
-use raft_core::types::{ClusterId, Entry, Incarnation, NodeId};
+use raft_core::log_store::{LogState, StorageErrorKind, Write};
+use raft_core::types::{ClusterId, Entry, Incarnation, NodeId, Outline};
 use raft_storage_redb::{Inspector, Options, RedbLogStore};
 use redb::{Database, TableDefinition};
 use tempfile::TempDir;
@@ -171,6 +171,34 @@ fn a_later_format_is_refused() {
 }
 
 #[test]
+fn a_row_of_a_later_format_is_no_damage() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log.redb");
+    let store = RedbLogStore::open(&path).unwrap();
+    write(&store, Write { outline: Some(Outline::default()), ..append(entries(1, 1, 1)) }).unwrap();
+    drop(store);
+    // An outline of format 99, and an entry of kind 9, both whole.
+    let seal =
+        |key: &[u8], body: &[u8]| [&crc32c::crc32c(&[key, body].concat()).to_le_bytes(), body].concat();
+    let outline = seal(&[1, 0, 0, 0, 0, 0, 0, 0, 1], &[99, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 5]);
+    let entry = seal(&[], &[&[0; 4][..], &1_u64.to_le_bytes(), &1_u64.to_le_bytes(), &[9]].concat());
+    let database = Database::create(&path).unwrap();
+    let txn = database.begin_write().unwrap();
+    let groups: TableDefinition<'_, (u64, u8), &[u8]> = TableDefinition::new("raft_groups");
+    let log: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("raft_log");
+    txn.open_table(groups).unwrap().insert((1, 1), outline.as_slice()).unwrap();
+    txn.open_table(log).unwrap().insert((1, 1), entry.as_slice()).unwrap();
+    txn.commit().unwrap();
+    drop(database);
+    let message = assert_kind(Inspector::open(&path), StorageErrorKind::Format);
+    assert!(message.contains("the outline row is of a later format"), "{message}");
+    let store = RedbLogStore::open(&path).unwrap();
+    assert_kind(block_on(store.load(GROUP)), StorageErrorKind::Format);
+    let message = assert_kind(block_on(store.read(GROUP, 1..=1, 100)), StorageErrorKind::Format);
+    assert!(message.contains("use the version that wrote it"), "{message}");
+}
+
+#[test]
 fn an_empty_file_and_a_left_over_one_are_no_obstacle() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("log.redb");
@@ -239,7 +267,8 @@ fn check_damage(path: &Path, rotten: &[u8], verify: bool, expected: &[Entry], wh
             let kind = error.kind();
             let says_what_to_do = match kind {
                 StorageErrorKind::Corrupt => {
-                    message.contains("set the file aside") && message.contains("damaged")
+                    message.contains("set the file aside")
+                        && (message.contains("damaged") || message.contains("missing"))
                 }
                 StorageErrorKind::Format => {
                     message.contains("choose another") || message.contains("use the version")
@@ -277,6 +306,34 @@ fn no_damage_panics_or_goes_unseen() {
         check_damage(&path, &sound[..length], rng.bool(), &expected, &format!("length {length}"));
     }
     assert!(refused > 40, "{refused}");
+}
+
+#[test]
+fn pages_that_are_lost_or_in_the_wrong_place_are_found() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log.redb");
+    let sound = sample(&path);
+    let expected = entries(1, 1, 300);
+    let pages = sound.len() / 4096;
+    let start = size("RAFT_STORAGE_ROT_START", 0);
+    for seed in start..start + size("RAFT_STORAGE_ROT_SEEDS", 150) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut rotten = sound.clone();
+        for _ in 0..rng.usize(1..3) {
+            let page = rng.usize(1..pages) * 4096;
+            match rng.u8(..4) {
+                // A write that went nowhere, one that went to the wrong place, garbage, and a range of bytes.
+                0 => rotten[page..page + 4096].fill(0),
+                1 => {
+                    let from = rng.usize(1..pages) * 4096;
+                    rotten.copy_within(from..from + 4096, page);
+                }
+                2 => (0..4096).for_each(|at| rotten[page + at] = rng.u8(..)),
+                _ => (0..rng.usize(1..200)).for_each(|_| rotten[page + rng.usize(..4096)] = rng.u8(..)),
+            }
+        }
+        check_damage(&path, &rotten, rng.bool(), &expected, &format!("seed {seed}"));
+    }
 }
 
 #[test]

@@ -1,4 +1,6 @@
 //! Snapshots in the runtime: taken, kept, restored from, and sent over a network in memory.
+//!
+//! Where time is paused it passes only while nobody works, so that a busy machine causes no elections.
 #![cfg(feature = "runtime")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -7,7 +9,7 @@ mod stock;
 use std::io::Read;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::mem::{ChannelNetwork, MemLogStore};
@@ -16,6 +18,7 @@ use stock::{
     Cluster, Controls, Disk, Mood, Stock, damage, delete, files, holds, keys, no_snapshot, options, pause,
     put, see, snapshot_file, within,
 };
+use tokio::time::Instant;
 
 const CHUNK: usize = 256 << 10;
 
@@ -57,7 +60,7 @@ async fn propose(node: &RawRaft, key: &str) {
     within(node.propose(put(key, "v"))).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_snapshot_on_demand_is_durable_when_it_is_answered() {
     let alone = Alone::new(|_| {});
     let node = alone.start().await;
@@ -90,7 +93,7 @@ async fn a_snapshot_on_demand_is_durable_when_it_is_answered() {
     assert_eq!(within(node.latest_snapshot()).await.unwrap().unwrap().meta(), meta);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_policy_takes_snapshots_and_two_are_kept() {
     let alone = Alone::new(|options| options.config.snapshot_entries = 10);
     let node = alone.start().await;
@@ -142,7 +145,7 @@ async fn applying_goes_on_while_a_snapshot_is_written() {
     assert_eq!(keys(&node).await.len(), 21);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_snapshot_that_cannot_be_taken_does_no_harm() {
     let alone = Alone::new(|_| {});
     let node = alone.start().await;
@@ -169,7 +172,7 @@ async fn a_snapshot_that_cannot_be_taken_does_no_harm() {
     holds(&node, &["0", "1", "2", "more"]).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_full_place_does_no_harm() {
     // In memory, with room for one snapshot of the small state and none of the large one.
     let place = SnapshotPlace::memory(2000);
@@ -202,7 +205,7 @@ async fn a_full_place_does_no_harm() {
     assert!(files(alone.folder.path()).is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_a_place_nothing_is_taken_and_nothing_lost() {
     let alone = Alone::new(|options| {
         options.snapshots = SnapshotPlace::none();
@@ -230,7 +233,7 @@ async fn with_two(alone: &Alone) -> [EntryId; 2] {
     [older, newer]
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_damaged_snapshot_is_not_restored_from() {
     let alone = Alone::new(|options| options.config.keep_entries = 2);
     let [older, newer] = with_two(&alone).await;
@@ -251,7 +254,7 @@ async fn a_damaged_snapshot_is_not_restored_from() {
     assert_eq!(std::fs::read(alone.folder.path().join("somebody's.txt")).unwrap(), b"else");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_a_sound_snapshot_a_compacted_node_says_what_to_do() {
     let alone = Alone::new(|_| {});
     let [_, newer] = with_two(&alone).await;
@@ -271,7 +274,7 @@ async fn without_a_sound_snapshot_a_compacted_node_says_what_to_do() {
     assert!(text.contains("NodeOptions::snapshots"), "{text}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn with_its_whole_log_a_node_needs_no_snapshot() {
     let alone = Alone::new(|options| options.config.keep_entries = 1000);
     let [older, newer] = with_two(&alone).await;
@@ -284,7 +287,7 @@ async fn with_its_whole_log_a_node_needs_no_snapshot() {
     within(node.snapshot()).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_a_crash_left_behind_is_removed() {
     let alone = Alone::new(|_| {});
     let [_, newer] = with_two(&alone).await;
@@ -303,7 +306,7 @@ async fn what_a_crash_left_behind_is_removed() {
     assert!(left.iter().all(|name| name.ends_with(".snap")), "{left:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_durable_machine_is_restored_only_where_the_log_does_not_reach_it() {
     let mut alone = Alone::new(|_| {});
     alone.disk = Some(Arc::default());
@@ -359,7 +362,7 @@ fn reconnect(cluster: &Cluster, node: u64) {
     (1..=3).filter(|&other| other != node).for_each(|other| cluster.network.heal(node, other));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_idle_leader_brings_a_lagging_follower_up() {
     let mut cluster = Cluster::founded(|_| {}).await;
     let (leader, behind) = left_behind(&cluster, 100).await;
@@ -381,7 +384,7 @@ async fn an_idle_leader_brings_a_lagging_follower_up() {
     assert_eq!(cluster.streams.rules().opened, 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_transfer_that_breaks_goes_on_where_it_ended() {
     let cluster = Cluster::founded(|_| {}).await;
     let (leader, behind) = left_behind(&cluster, 2 * CHUNK).await;
@@ -392,14 +395,16 @@ async fn a_transfer_that_breaks_goes_on_where_it_ended() {
     cluster.streams.rules().break_after = Some(1);
     reconnect(&cluster, behind);
     cluster.holds(behind, &["a", "b", "c"]).await;
-    let status = see(&cluster.nodes[&leader], |status| status.snapshots.sending.is_empty()).await;
-    assert!(status.snapshots.bytes_sent <= size + CHUNK as u64, "{status:?}, {size}");
     let opened = cluster.streams.rules().opened;
     assert!(opened >= chunks, "{opened} streams for {chunks} chunks");
-    assert_eq!(status.snapshots.sends_begun, opened as u64);
+    let status = see(&cluster.nodes[&leader], |status| {
+        status.snapshots.sending.is_empty() && status.snapshots.sends_begun == opened as u64
+    })
+    .await;
+    assert!(status.snapshots.bytes_sent <= size + CHUNK as u64, "{status:?}, {size}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_restarted_receiver_goes_on_where_it_ended() {
     let mut cluster = Cluster::founded(|_| {}).await;
     let (leader, behind) = left_behind(&cluster, 2 * CHUNK).await;
@@ -423,7 +428,7 @@ async fn a_restarted_receiver_goes_on_where_it_ended() {
     assert!(!files(&cluster.place(behind)).iter().any(|name| name.ends_with(".part")));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn another_leader_completes_what_the_first_began() {
     let mut cluster = Cluster::founded(|_| {}).await;
     let (leader, behind) = left_behind(&cluster, 2 * CHUNK).await;
@@ -447,7 +452,7 @@ async fn another_leader_completes_what_the_first_began() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_altered_on_the_way_is_never_installed() {
     let cluster = Cluster::founded(|_| {}).await;
     let (leader, behind) = left_behind(&cluster, CHUNK).await;
@@ -470,7 +475,7 @@ async fn what_is_altered_on_the_way_is_never_installed() {
     cluster.holds(behind, &["a", "b", "c"]).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_senders_own_damage_is_found_and_mended() {
     let cluster = Cluster::founded(|_| {}).await;
     let (leader, behind) = left_behind(&cluster, CHUNK).await;
@@ -508,7 +513,6 @@ async fn a_slow_restore_is_no_failure() {
     see(&cluster.nodes[&behind], |status| status.durable >= last).await;
     let waiting = within(cluster.nodes[&behind].query_local(Bytes::new())).await;
     assert_eq!(waiting, Err(RaftError::Unknown), "who asks meanwhile is answered in time");
-    assert_eq!(cluster.streams.rules().opened, 1);
     cluster.controls[&behind].open();
     within(async {
         while keys(&cluster.nodes[&behind]).await.len() != 3 + count {
@@ -516,11 +520,13 @@ async fn a_slow_restore_is_no_failure() {
         }
     })
     .await;
-    assert_eq!(cluster.streams.rules().opened, 1);
-    assert_eq!((cluster.status(leader).term, cluster.status(behind).fatal), (term, None));
+    assert_eq!(cluster.status(behind).fatal, None);
+    // Another leader, as a busy machine may bring one about, would know nothing of the first one's transfer.
+    let elections = cluster.status(behind).term - term;
+    assert!(cluster.streams.rules().opened as u64 <= 1 + elections);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_slow_transfer_is_not_answered_with_another() {
     let cluster = Cluster::founded(|options| options.snapshot_bytes_per_second = Some(1 << 20)).await;
     let (leader, behind) = left_behind(&cluster, 2 * CHUNK).await;
@@ -542,7 +548,7 @@ async fn a_slow_transfer_is_not_answered_with_another() {
     assert_eq!(cluster.status(leader).term, term);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn whoever_waits_below_an_installed_snapshot_learns_that_nobody_knows() {
     let cluster = Cluster::founded(|_| {}).await;
     cluster.propose(put("first", "v")).await;
@@ -557,7 +563,7 @@ async fn whoever_waits_below_an_installed_snapshot_learns_that_nobody_knows() {
             tokio::spawn(async move { node.propose(put(&format!("lost-{number}"), "v")).await })
         })
         .collect();
-    see(&cluster.nodes[&old], |status| status.last.index > status.commit).await;
+    see(&cluster.nodes[&old], |status| status.last.index == status.commit + 3).await;
     let new = within(async {
         loop {
             let new = (1..=3).find(|&id| id != old && cluster.status(id).leader.is_some_and(|l| l.0 == id));

@@ -247,7 +247,7 @@ async fn what_does_not_belong_here_is_refused() {
     let fixture = Fixture::new().await;
     let (meta, file) = snapshot(CLUSTER, EntryId::new(4, 70), &["a"], 10);
     let good = fixture.offer_of(&meta);
-    let empty = Membership::default();
+    let homeless = Membership { voters: [NodeId(1)].into(), ..Membership::default() };
     let large = SnapshotMeta { size_bytes: (1 << 20) + 1, ..meta.clone() };
     for (offer, words) in [
         (Offer { cluster: ClusterId(9), ..good.clone() }, "of cluster"),
@@ -259,7 +259,7 @@ async fn what_does_not_belong_here_is_refused() {
         ),
         (Offer { from: Peer { node: NodeId(2), ..LEADER }, ..good.clone() }, "node 1 speaks for node 2"),
         (Offer { meta: large, ..good.clone() }, "max_snapshot_bytes"),
-        (Offer { meta: SnapshotMeta { membership: empty, ..meta.clone() }, ..good.clone() }, "voter"),
+        (Offer { meta: SnapshotMeta { membership: homeless, ..meta.clone() }, ..good.clone() }, "address"),
         (
             Offer { meta: SnapshotMeta { last: EntryId::ZERO, ..meta.clone() }, ..good.clone() },
             "such an entry",

@@ -317,6 +317,50 @@ impl Client {
         parse::<TransferredBody>(&self.ask(ask).await?, true).map(|body| body.leader)
     }
 
+    /// Has a snapshot taken of all that was confirmed so far, or, `stale`, of what the first of the nodes has, and begins to fetch
+    /// its file.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; never unknown.
+    pub async fn backup(&self, stale: bool) -> Result<Backup, ClientError> {
+        let deadline = Instant::now() + self.timeout;
+        let mut backoff = Backoff::default();
+        loop {
+            let node = if stale { self.nodes[0].clone() } else { self.choose() };
+            let target = if stale { "/backup?stale=true" } else { "/backup" };
+            let asked = self.http.get(format!("http://{node}{target}")).send();
+            let left = deadline.saturating_duration_since(Instant::now());
+            let refused = match tokio::time::timeout(left, asked).await {
+                Ok(Ok(response)) => {
+                    self.learn_leader(response.headers());
+                    if response.status().is_success() {
+                        let left = response.content_length().ok_or_else(strange)?;
+                        return Ok(Backup { response, left });
+                    }
+                    let (status, headers) = (response.status(), HeaderMap::new());
+                    let body = read_body(response).await.unwrap_or_default();
+                    error_of(&Answer { status, headers, body }, true)
+                }
+                Ok(Err(error)) => {
+                    let message = format!("cannot reach the node at {node}: {}", cause(&error));
+                    ClientError::refused(ErrorCode::Unavailable, message)
+                }
+                Err(_) => {
+                    let message = format!("the node at {node} did not take a snapshot in time");
+                    return Err(ClientError::refused(ErrorCode::Unavailable, message));
+                }
+            };
+            let again = matches!(refused.code(), Some(ErrorCode::Unavailable | ErrorCode::Overloaded));
+            // Unless it has just named another one.
+            self.forget(&node);
+            let pause = backoff.next();
+            if !again || stale || Instant::now() + pause >= deadline {
+                return Err(refused);
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
     /// Asks one node after the other until one answers or the time is up.
     async fn ask(&self, ask: Ask) -> Result<Answer, ClientError> {
         let deadline = Instant::now() + self.timeout;
@@ -391,13 +435,17 @@ impl Client {
         let mut response = request.send().await.map_err(miss)?;
         let status = response.status();
         let headers = std::mem::take(response.headers_mut());
+        self.learn_leader(&headers);
+        let body = read_body(response).await.map_err(miss)?;
+        Ok(Answer { status, headers, body })
+    }
+
+    fn learn_leader(&self, headers: &HeaderMap) {
         if let Some(leader) = headers.get(LEADER_HEADER).and_then(|leader| leader.to_str().ok())
             && host_and_port(leader).is_ok()
         {
             self.remember(leader);
         }
-        let body = read_body(response).await.map_err(miss)?;
-        Ok(Answer { status, headers, body })
     }
 
     /// The leader where it is known, else one node after the other.
@@ -426,6 +474,44 @@ impl Client {
         {
             *leader = None;
         }
+    }
+}
+
+/// A backup on its way: the bytes of a snapshot's file. Whether they are whole and right, whoever has them all must check:
+/// `raft_core::runtime::SnapshotFile::open` does.
+#[derive(Debug)]
+pub struct Backup {
+    response: Response,
+    left: u64,
+}
+
+/// How long a backup may stand still.
+const BACKUP_STALL: Duration = Duration::from_secs(60);
+
+impl Backup {
+    /// How many bytes are still to come.
+    pub const fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// Where the connection breaks or stands still; the backup is to be begun anew then.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, ClientError> {
+        let broken = |why: String| {
+            ClientError::refused(ErrorCode::Unavailable, format!("the backup broke off: {why}; repeat it"))
+        };
+        let chunk = tokio::time::timeout(BACKUP_STALL, self.response.chunk())
+            .await
+            .map_err(|_| broken("it does not go on".to_owned()))?
+            .map_err(|error| broken(cause(&error)))?;
+        match &chunk {
+            Some(bytes) => self.left = self.left.saturating_sub(bytes.len() as u64),
+            None if self.left > 0 => return Err(broken(format!("{} bytes are missing", self.left))),
+            None => {}
+        }
+        Ok(chunk)
     }
 }
 

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod ahead;
+mod delegate;
 mod error;
 mod inspect;
 mod layout;

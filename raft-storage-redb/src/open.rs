@@ -11,6 +11,7 @@ use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, Durability, ReadableDatabase, StorageBackend};
 
 use crate::Options;
+use crate::ahead::Ahead;
 use crate::error::{Name, Panicked};
 use crate::inspect::explain;
 use crate::layout::{FORMAT, GROUPS, LOG, STORE, STORE_FORMAT, decode_format, encode_format};
@@ -33,7 +34,8 @@ pub(crate) fn open_file<B: StorageBackend>(
     check_magic(path, name)?;
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(|e| name.io(DOING, &e))?;
     let backend = FileBackend::new(file).map_err(|e| name.redb(DOING, e))?;
-    let opened = open_with(name, || options.builder().create_with_backend(wrap(backend)));
+    let backend = Ahead::new(wrap(backend)).map_err(|e| name.io(DOING, &e))?;
+    let opened = open_with(name, || options.builder().create_with_backend(backend));
     let database = opened.map_err(|error| match error.kind() {
         StorageErrorKind::Corrupt => explain(path, name, error),
         _ => error,
@@ -62,6 +64,7 @@ pub(crate) fn open_backend(
     name: &Name,
     options: &Options,
 ) -> Result<Database, StorageError> {
+    let backend = Ahead::new(backend).map_err(|e| name.io(DOING, &e))?;
     let database = open_with(name, || options.builder().create_with_backend(backend))?;
     prepare(&database, name)?;
     Ok(database)

@@ -73,7 +73,7 @@ async fn welcome(shared: &Arc<Shared>, incoming: Incoming) -> Result<(), Fault> 
         Err(error) => Err(error),
     };
     let connection = connection.map_err(|error| reason.explain(error))?;
-    introduce(shared, &connection).await.inspect_err(|fault| connection.close(fault.code(), &[]))
+    introduce(shared, &connection).await.inspect_err(|fault| connection.close(fault.code(), fault.told()))
 }
 
 /// Hears who speaks, and answers.

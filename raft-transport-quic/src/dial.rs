@@ -124,7 +124,7 @@ async fn dial_socket(
         .await
         .map_err(|error| reason.explain(error))?;
     let introduced = introduce(shared, &connection, peer, address).await;
-    introduced.inspect_err(|fault| connection.close(fault.code(), &[]))
+    introduced.inspect_err(|fault| connection.close(fault.code(), fault.told()))
 }
 
 /// Says hello, and hears who answers.

@@ -1,4 +1,5 @@
-//! Why a connection ends, and what the peer is told of it: a plain code. The reason stays in our log.
+//! Why a connection ends, and what the peer is told of it: a code, and where we refuse a peer whose certificate we have
+//! verified, why. All other reasons stay in our log.
 
 use quinn::{ConnectionError, ReadError, ReadExactError, VarInt, WriteError};
 
@@ -8,6 +9,9 @@ const SUPERSEDED: u32 = 1;
 const REFUSED: u32 = 2;
 const VERSION: u32 = 3;
 const MALFORMED: u32 = 4;
+
+/// The most that a peer is told, and heard of, beside the code: a packet has room for it.
+const MAX_TOLD_BYTES: usize = 400;
 
 /// TLS alerts are the transport error codes from 0x100 on (RFC 9001, 4.8).
 const CRYPTO_ERRORS: std::ops::Range<u64> = 0x100..0x200;
@@ -46,6 +50,14 @@ impl Fault {
         })
     }
 
+    /// What the peer is told beside the code.
+    pub(crate) fn told(&self) -> &[u8] {
+        match self {
+            Self::Refused(reason) => &reason.as_bytes()[..reason.floor_char_boundary(MAX_TOLD_BYTES)],
+            _ => &[],
+        }
+    }
+
     /// As what we did not get out of a connection at its beginning.
     pub(crate) fn timed_out(what: &str) -> Self {
         Self::Lost(format!("no {what} in time"))
@@ -70,7 +82,7 @@ impl From<ConnectionError> for Fault {
                 match u32::try_from(close.error_code.into_inner()).unwrap_or(u32::MAX) {
                     GOODBYE => Self::Lost("the peer closed the connection".to_owned()),
                     SUPERSEDED => Self::Superseded,
-                    REFUSED => Self::Lost("the peer refused us; its log says why".to_owned()),
+                    REFUSED => Self::Lost(refused_us(&close.reason)),
                     VERSION => Self::Lost("the peer speaks no version of the protocol that we do".to_owned()),
                     MALFORMED => Self::Lost("the peer could not read what we sent".to_owned()),
                     other => Self::Lost(format!("the peer closed the connection with code {other}")),
@@ -80,6 +92,17 @@ impl From<ConnectionError> for Fault {
             ConnectionError::Reset => Self::Lost("the peer was restarted".to_owned()),
             other => Self::Lost(other.to_string()),
         }
+    }
+}
+
+/// A peer may say what it likes: what is no text is left out, what is too long is cut.
+fn refused_us(reason: &[u8]) -> String {
+    let reason = String::from_utf8_lossy(&reason[..reason.len().min(MAX_TOLD_BYTES)]);
+    let text: String = reason.chars().filter(|c| !c.is_control()).collect();
+    if text.is_empty() {
+        "the peer refused us; its log says why".to_owned()
+    } else {
+        format!("the peer refused us: {text}")
     }
 }
 

@@ -152,11 +152,17 @@ impl StatusBoard {
 
     pub(super) fn publish(
         &mut self,
-        engine: Status,
+        mut engine: Status,
         fatal: Option<(FatalKind, Arc<str>)>,
         counters: Counters,
         now: Time,
     ) {
+        if fatal.is_some() {
+            // Whatever it was, it takes no part any more.
+            engine.role = RoleName::Follower;
+            engine.leader = None;
+            engine.peers.clear();
+        }
         self.published = now;
         self.dirty = false;
         let founding_ended = self.founding_ended;

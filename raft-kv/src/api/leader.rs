@@ -61,6 +61,11 @@ impl Api {
         let mut backoff = Backoff::default();
         loop {
             let view = self.view();
+            if let Some(reason) = view.failed {
+                // Another node serves; the caller finds it sooner than one that has stopped.
+                let message = format!("this node has stopped: {reason}");
+                return respond(&ErrorBody::new(ErrorCode::Failed, message));
+            }
             let attempt = if view.leads {
                 self.here(&call).await
             } else if let Some(leader) = view.leader

@@ -1,5 +1,6 @@
 //! The HTTP interface: what goes over it, and the server. `docs/kv.md` describes it for users.
 
+mod backup;
 mod leader;
 mod log;
 mod server;
@@ -236,6 +237,45 @@ pub struct EntryIdBody {
     pub index: u64,
 }
 
+/// A node's snapshots in a [`StatusBody`]; what is counted, since it was started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SnapshotsBody {
+    /// The last entry that the newest covers; 0 where there is none.
+    pub index: u64,
+    /// The last entry that the log does not hold any more.
+    pub log_after: u64,
+    /// The one that is coming in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receiving: Option<SnapshotProgressBody>,
+    /// Those on their way to other nodes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sending: Vec<SnapshotProgressBody>,
+    /// How many were taken.
+    pub taken: u64,
+    /// How many transfers to other nodes were begun.
+    pub sends_begun: u64,
+    /// How many transfers from other nodes were begun.
+    pub receives_begun: u64,
+    /// The last that went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
+}
+
+/// How far a transfer is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotProgressBody {
+    /// The receiver, where it is another node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<u64>,
+    /// The last entry that the snapshot covers.
+    pub index: u64,
+    /// The bytes that are there.
+    pub bytes: u64,
+    /// The bytes of the whole.
+    pub size_bytes: u64,
+}
+
 /// The answer to `GET /status`: one node as it sees itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusBody {
@@ -273,6 +313,12 @@ pub struct StatusBody {
     /// Whom the node hands its leadership to at the moment.
     #[serde(default)]
     pub transferring: Option<u64>,
+    /// The history of the cluster that the node belongs to; all zero before it belongs to one.
+    #[serde(default)]
+    pub lineage: String,
+    /// Its snapshots.
+    #[serde(default)]
+    pub snapshots: SnapshotsBody,
     /// Why the node has stopped working, if it has.
     pub fatal: Option<String>,
     /// What kind of reason that is: `disk_full`, `disk_failed`, `log_damaged`, `log_unusable`, `machine_failed`, `state_broken`.

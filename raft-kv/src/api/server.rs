@@ -12,8 +12,9 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
+use raft_core::runtime::TransferStatus;
 use raft_core::types::NodeId;
-use raft_core::{LogStore, Membership, Raft, RaftError};
+use raft_core::{LogStore, Membership, Raft, RaftError, RaftStatus};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -23,7 +24,8 @@ use super::log::{self, CommittedLog};
 use super::{
     CREATE_REVISION_HEADER, DEFAULT_SCAN_LIMIT, DEFAULT_TIMEOUT_MS, DeletedBody, EntryIdBody, ErrorBody,
     ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MemberBody,
-    PageBody, StatusBody, TIMEOUT_HEADER, TransferBody, TransferredBody, VERSION_HEADER, host_and_port,
+    PageBody, SnapshotProgressBody, SnapshotsBody, StatusBody, TIMEOUT_HEADER, TransferBody, TransferredBody,
+    VERSION_HEADER, host_and_port,
 };
 use crate::client::{CONNECT_TIMEOUT, http};
 use crate::command::{
@@ -53,6 +55,8 @@ pub(super) struct View {
     pub(super) leader: Option<String>,
     /// Whether this node belongs to a cluster.
     pub(super) founded: bool,
+    /// Why this node takes no part any more.
+    pub(super) failed: Option<Arc<str>>,
 }
 
 impl Api {
@@ -91,6 +95,7 @@ impl Api {
             leads: status.leader == Some(self.raft.local().peer.node),
             leader: leader.map(|info| info.client_address.clone()).filter(|address| !address.is_empty()),
             founded: !status.membership.is_empty(),
+            failed: status.fatal.clone(),
         }
     }
 
@@ -112,9 +117,12 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/log/entries", get(log::entries))
         .route("/init", post(init))
         .route("/transfer", post(transfer))
+        .route("/backup", get(super::backup::backup))
         .fallback(|| async {
-            let message = "no such path: see /kv/{key}, /kv, /status, /log/entries, /init, /transfer";
-            refuse(ErrorCode::NotFound, message)
+            refuse(
+                ErrorCode::NotFound,
+                "no such path: see /kv/{key}, /kv, /status, /log/entries, /init, /transfer, /backup",
+            )
         })
         .method_not_allowed_fallback(|| async {
             let mut response = refuse(ErrorCode::Invalid, "the path does not know this method");
@@ -360,6 +368,8 @@ async fn status(State(api): State<Arc<Api>>) -> Response {
         state_hash: format!("{:032x}", summary.hash),
         priority: status.priority,
         transferring: status.transferring.map(|node| node.0),
+        lineage: status.lineage.to_string(),
+        snapshots: snapshots(&status),
         fatal: status.fatal.as_deref().map(str::to_owned),
         fatal_kind: status.fatal_kind.map(|kind| kind.as_str().to_owned()),
     };
@@ -367,6 +377,26 @@ async fn status(State(api): State<Arc<Api>>) -> Response {
 }
 
 /// The configuration's nodes and their roles.
+fn snapshots(status: &RaftStatus) -> SnapshotsBody {
+    let snapshots = &status.snapshots;
+    let transfer = |to: Option<NodeId>, transfer: &TransferStatus| SnapshotProgressBody {
+        to: to.map(|node| node.0),
+        index: transfer.last.index,
+        bytes: transfer.bytes,
+        size_bytes: transfer.size_bytes,
+    };
+    SnapshotsBody {
+        index: status.snapshot.index,
+        log_after: status.base.index,
+        receiving: snapshots.receiving.as_ref().map(|receiving| transfer(None, receiving)),
+        sending: snapshots.sending.iter().map(|(&to, sending)| transfer(Some(to), sending)).collect(),
+        taken: snapshots.taken,
+        sends_begun: snapshots.sends_begun,
+        receives_begun: snapshots.receives_begun,
+        last_failure: snapshots.last_failure.as_deref().map(str::to_owned),
+    }
+}
+
 pub(crate) fn members(membership: &Membership) -> Vec<MemberBody> {
     let role = |node: NodeId| match node {
         _ if membership.voters.contains(&node) => "voter",

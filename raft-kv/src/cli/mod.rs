@@ -1,5 +1,6 @@
 //! The command line: one file a command. `docs/kv.md` describes it for users.
 
+mod backup;
 mod cas;
 mod certs;
 mod del;
@@ -8,6 +9,8 @@ mod get;
 mod init;
 mod log;
 mod put;
+mod recover;
+mod restore;
 mod scan;
 mod serve;
 mod status;
@@ -69,6 +72,12 @@ enum Command {
     Status(status::StatusArgs),
     /// Hand leadership to another node.
     Transfer(transfer::TransferArgs),
+    /// Write the state of a running cluster into a file.
+    Backup(backup::BackupArgs),
+    /// Begin a new cluster's first node with the state of a backup.
+    Restore(restore::RestoreArgs),
+    /// Go on with one node alone when a majority is lost for good.
+    Recover(recover::RecoverArgs),
     /// Look at a stopped node's log: what it holds, its entries, what is damaged; compact or repair it.
     Log(log::LogArgs),
 }
@@ -161,6 +170,9 @@ fn run(args: Vec<OsString>) -> Result<(), Failure> {
         Command::Scan(args) => on_one_core(scan::run(args, output)),
         Command::Status(args) => on_one_core(status::run(args, output)),
         Command::Transfer(args) => on_one_core(transfer::run(args, output)),
+        Command::Backup(args) => on_one_core(backup::run(args, output)),
+        Command::Restore(args) => on_one_core(restore::run(args, output)),
+        Command::Recover(args) => on_one_core(recover::run(args, output)),
         Command::Log(args) => log::run(args, output),
     }
 }

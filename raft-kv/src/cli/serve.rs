@@ -2,14 +2,16 @@
 
 use std::io::{self, IsTerminal, Read};
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
 use clap::Args;
-use raft_core::log_store::{LogStore, StorageErrorKind};
-use raft_core::{NodeOptions, Raft, RaftError};
+use raft_core::log_store::{StorageError, StorageErrorKind};
+use raft_core::runtime::SnapshotPlace;
+use raft_core::{LogStore, NodeOptions, Raft, RaftError};
 use raft_storage_redb::RedbLogStore;
 use raft_transport_quic::{Credentials, QuicOptions, QuicTransport};
 use serde::Serialize;
@@ -24,6 +26,9 @@ use crate::store::Store;
 
 /// The node's log within its data folder.
 pub(super) const LOG_FILE: &str = "log.redb";
+
+/// The node's snapshots within its data folder.
+pub(super) const SNAPSHOT_FOLDER: &str = "snapshots";
 
 /// How long requests under way may take to end once the node is told to stop.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -57,6 +62,17 @@ pub(super) struct ServeArgs {
     /// How much this node is wanted as leader, from 0 to 255: leadership goes to the node with the highest.
     #[arg(long, value_name = "NUMBER", default_value = "0")]
     priority: u8,
+    /// The most of snapshots to send to other nodes, in MiB a second; if not given, as fast as it goes.
+    #[arg(long, value_name = "MIB")]
+    snapshot_rate: Option<NonZero<u64>>,
+    /// Take a snapshot and shorten the log after so many entries, beside what the bytes of the log ask for.
+    #[arg(long, value_name = "COUNT")]
+    snapshot_entries: Option<NonZero<u64>>,
+    /// Before each operation on the log's disk, look into this file for the trouble to make: stall, fail, fail-sync, fail-read,
+    /// full, "full BYTES", or nothing.
+    #[cfg(feature = "fault")]
+    #[arg(long, value_name = "FILE")]
+    fault_file: Option<PathBuf>,
     /// What to log to stderr, such as `info` or `raft_core=debug`; if not given, RUST_LOG, else `info`.
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -160,11 +176,16 @@ async fn start(args: &ServeArgs) -> Result<(Raft<Store>, Weak<dyn LogStore>, Tcp
     quic.advertise.clone_from(&args.advertise);
     let mut options = NodeOptions::new(credentials.cluster(), credentials.node());
     options.config.priority = args.priority;
+    options.snapshots = SnapshotPlace::folder(args.data.join(SNAPSHOT_FOLDER));
+    options.snapshot_bytes_per_second = args.snapshot_rate.map(|megabytes| megabytes.get() << 20);
+    if let Some(entries) = args.snapshot_entries {
+        options.config.snapshot_entries = entries.get();
+        options.config.keep_entries = options.config.keep_entries.min(entries.get());
+    }
     options.client_address = args.advertise_http.clone().unwrap_or_else(|| http_address.to_string());
     let transport = QuicTransport::bind(&args.listen.to_string(), credentials, quic)
         .map_err(|e| Failure::refused(format!("--listen {}: {e}", args.listen)))?;
-    let path = args.data.join(LOG_FILE);
-    let opened = tokio::task::spawn_blocking(move || RedbLogStore::open(path)).await;
+    let opened = tokio::task::spawn_blocking(opener(args)).await;
     let store = opened
         .map_err(|_| Failure::refused("opening the data folder failed: see the log above"))?
         .map_err(|e| {
@@ -182,6 +203,23 @@ async fn start(args: &ServeArgs) -> Result<(Raft<Store>, Weak<dyn LogStore>, Tcp
         .await
         .map_err(|e| Failure::refused(format!("cannot start on data folder {}: {e}", args.data.display())))?;
     Ok((raft, log, http))
+}
+
+/// Opens the log, on a disk that can be put into trouble where that was asked for.
+fn opener(args: &ServeArgs) -> impl FnOnce() -> Result<RedbLogStore, StorageError> + Send + 'static {
+    let path = args.data.join(LOG_FILE);
+    #[cfg(feature = "fault")]
+    let fault_file = args.fault_file.clone();
+    move || {
+        #[cfg(feature = "fault")]
+        if let Some(file) = fault_file {
+            use raft_storage_redb::testing::{Faults, open_with_faults};
+
+            let options = raft_storage_redb::Options::default();
+            return open_with_faults(path, &options, &Faults::control_file(file));
+        }
+        RedbLogStore::open(path)
+    }
 }
 
 fn cannot_listen(flag: &str, address: &str, error: &io::Error) -> Failure {

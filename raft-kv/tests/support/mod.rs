@@ -104,6 +104,8 @@ pub struct Node {
     pub data: PathBuf,
     pub certs: PathBuf,
     pub priority: u8,
+    /// More for its command line.
+    pub more: Vec<String>,
     pub child: Option<Child>,
 }
 
@@ -114,6 +116,7 @@ impl Node {
         command.arg("serve").arg("--data").arg(&self.data).arg("--certs").arg(&self.certs);
         command.arg("--listen").arg(self.raft.to_string()).arg("--http").arg(self.http.to_string());
         command.arg("--priority").arg(self.priority.to_string());
+        command.args(&self.more);
         command
     }
 
@@ -178,6 +181,7 @@ impl Cluster {
             data: folder.path().join(format!("data-{id}")),
             certs: certs.join(format!("node-{id}")),
             priority: 0,
+            more: Vec::new(),
             child: None,
         };
         Self { nodes: (1..=count).map(node).collect(), folder }
@@ -186,12 +190,17 @@ impl Cluster {
     /// Nodes that run and have founded a cluster.
     pub async fn start(count: u64) -> Self {
         let mut cluster = Self::prepare(count);
-        for node in &mut cluster.nodes {
+        cluster.found().await;
+        cluster
+    }
+
+    /// Starts the nodes and founds the cluster.
+    pub async fn found(&mut self) {
+        for node in &mut self.nodes {
             node.start().await;
         }
-        let founded = run(&cluster.init_args().iter().map(String::as_str).collect::<Vec<_>>());
+        let founded = run(&self.init_args().iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(exit_code(&founded), 0, "{}", stderr(&founded));
-        cluster
     }
 
     pub fn init_args(&self) -> Vec<String> {

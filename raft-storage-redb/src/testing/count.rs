@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::StorageBackend;
 
-use super::delegate_locks;
+use crate::delegate::delegate_locks;
 
 /// How often something was done to a disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,8 @@ use raft_core::log_store::StorageError;
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 
-use super::{delegate_locks, open_wrapped};
+use super::open_wrapped;
+use crate::delegate::delegate_locks;
 use crate::{Options, RedbLogStore};
 
 /// How often a stalled operation looks whether it may go on.

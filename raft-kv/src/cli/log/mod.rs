@@ -66,7 +66,7 @@ impl DataArgs {
 }
 
 /// The log within a data folder.
-fn log_file(data: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn log_file(data: &Path) -> Result<PathBuf, Failure> {
     let file = data.join(LOG_FILE);
     match file.try_exists() {
         Ok(true) => Ok(file),
@@ -78,7 +78,7 @@ fn log_file(data: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-fn refused(error: &StorageError) -> Failure {
+pub(super) fn refused(error: &StorageError) -> Failure {
     let code = match error.kind() {
         StorageErrorKind::Busy => "busy",
         StorageErrorKind::Corrupt => "damaged",
@@ -89,7 +89,7 @@ fn refused(error: &StorageError) -> Failure {
 }
 
 /// Where something is damaged: the first of it, how much more there is, and what to do.
-fn refuse_damaged(log: &Inspector, damage: &[Damage]) -> Result<(), Failure> {
+pub(super) fn refuse_damaged(log: &Inspector, damage: &[Damage]) -> Result<(), Failure> {
     let Some(first) = damage.first() else { return Ok(()) };
     let more = match damage.len() {
         1 => String::new(),

@@ -1,0 +1,129 @@
+//! A large state comes to a node that has none of it, over a limited rate, with either end killed in the middle: it goes on
+//! where it was, in no more transfers than there were interruptions and one, and in little memory.
+//!
+//! `RAFT_KV_STATE_MIB` sets how large the state is, `RAFT_KV_RATE_MIB` how much of it a second may be sent. The full size is
+//! 200 and 5.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and tells what it measured")]
+
+mod support;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use raft_kv::api::StatusBody;
+use raft_kv::client::Client;
+use support::{Cluster, Node, eventually};
+
+const VALUE_BYTES: usize = 256 << 10;
+
+/// How much memory a node may take beside its state, in MiB.
+const BESIDE_THE_STATE_MIB: u64 = 100;
+
+fn number(name: &str, usual: u64) -> u64 {
+    std::env::var(name).map_or(usual, |text| text.parse().unwrap())
+}
+
+/// The most memory that a node's process has taken, and what it takes now, in MiB.
+fn memory_mib(node: &Node) -> (u64, u64) {
+    let pid = node.child.as_ref().unwrap().id();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let of = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() >> 10
+    };
+    (of("VmHWM:"), of("VmRSS:"))
+}
+
+/// Forgets the most memory that a process has taken so far.
+fn forget_peak(node: &Node) {
+    let pid = node.child.as_ref().unwrap().id();
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+}
+
+async fn status(node: &Node) -> StatusBody {
+    eventually("the node answers", async || node.status().await).await
+}
+
+/// Waits until the node has so much of the snapshot that is coming in; how much it is then.
+async fn received(node: &Node, bytes: u64) -> u64 {
+    eventually("the snapshot comes in", async || {
+        let receiving = node.status().await?.snapshots.receiving?;
+        (receiving.bytes >= bytes).then_some(receiving.bytes)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_state_survives_a_kill_of_either_end() {
+    let (state_mib, rate_mib) = (number("RAFT_KV_STATE_MIB", 24), number("RAFT_KV_RATE_MIB", 4));
+    let state_bytes = state_mib << 20;
+    let mut cluster = Cluster::prepare(3);
+    for node in &mut cluster.nodes {
+        node.more = ["--snapshot-rate", &rate_mib.to_string(), "--snapshot-entries", "40"]
+            .map(str::to_owned)
+            .to_vec();
+    }
+    cluster.found().await;
+    // Which node is to come from nothing: not the leader.
+    let leader = cluster.leader().await;
+    let (late, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.nodes[late].kill();
+    let client = Client::new(&cluster.addresses()).unwrap().with_timeout(Duration::from_secs(60));
+    let values = state_bytes / VALUE_BYTES as u64;
+    for number in 0..values {
+        let mut value = vec![0; VALUE_BYTES];
+        fastrand::Rng::with_seed(number).fill(&mut value);
+        client.put(&format!("large/{number:06}"), Bytes::from(value)).await.unwrap();
+    }
+    let needed = client.status(late).await.map_or(0, |status| status.last.index);
+    let ready = eventually("the leader has a snapshot, and no log from the beginning", async || {
+        cluster.nodes[leader].status().await.filter(|status| status.snapshots.log_after > needed + 5)
+    })
+    .await;
+    assert_eq!(ready.role, "leader");
+    forget_peak(&cluster.nodes[leader]);
+    let (_, sender_before) = memory_mib(&cluster.nodes[leader]);
+
+    let began = Instant::now();
+    cluster.nodes[late].start().await;
+    // The receiver dies, and goes on from what it had.
+    let third = received(&cluster.nodes[late], state_bytes / 4).await;
+    let sender_first = status(&cluster.nodes[leader]).await.snapshots.sends_begun;
+    cluster.nodes[late].kill();
+    cluster.nodes[late].start().await;
+    let resumed = received(&cluster.nodes[late], 1).await;
+    assert!(resumed * 10 >= third * 9, "went on at {resumed} of {third} bytes that were there");
+    received(&cluster.nodes[late], state_bytes / 2).await;
+    let sender = status(&cluster.nodes[leader]).await;
+    let (sender_peak, _) = memory_mib(&cluster.nodes[leader]);
+
+    // The sender dies. Alone the two others have a majority, of which one needs the state first.
+    cluster.nodes[leader].kill();
+    let between = status(&cluster.nodes[late]).await;
+    cluster.nodes[leader].start().await;
+    let done = eventually("the node has the whole state", async || {
+        cluster.nodes[late].status().await.filter(|status| status.keys >= values)
+    })
+    .await;
+    let took = began.elapsed();
+    let sent_before = sender.snapshots.sends_begun;
+    let sent_after = status(&cluster.nodes[leader]).await.snapshots.sends_begun
+        + status(&cluster.nodes[other]).await.snapshots.sends_begun;
+    let (receiver_peak, receiver_now) = memory_mib(&cluster.nodes[late]);
+    cluster.settled().await;
+    println!(
+        "{state_mib} MiB at {rate_mib} MiB/s: {took:.1?}; transfers begun {sender_first}, {sent_before} after the receiver's death, {} \
+         in all; the receiver went on at {} KiB of {} KiB; memory of the sender {sender_before} -> {sender_peak} MiB, of the \
+         receiver {receiver_peak} MiB at most and {receiver_now} MiB at the end, {} received when the sender died",
+        sent_before + sent_after,
+        resumed >> 10,
+        third >> 10,
+        between.snapshots.receiving.map_or(0, |receiving| receiving.bytes),
+    );
+    assert_eq!(done.state_hash, status(&cluster.nodes[leader]).await.state_hash);
+    assert!(sent_before + sent_after <= 3, "{sent_before} transfers and then {sent_after}");
+    assert!(sender_peak <= sender_before + BESIDE_THE_STATE_MIB, "the sender took {sender_peak} MiB");
+    assert!(receiver_peak <= state_mib + BESIDE_THE_STATE_MIB, "the receiver took {receiver_peak} MiB");
+}

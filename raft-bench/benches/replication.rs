@@ -13,7 +13,10 @@ fn replication(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Runtime::new().expect("a tokio runtime");
     for (backend, clients) in [
         (Backend::Memory, &[1, 64, 256, 1024, 4096][..]),
+        (Backend::QuicMemory, &[1, 64, 1024]),
+        (Backend::TcpMemory, &[1, 64, 1024]),
         (Backend::QuicRedb, &[1, 64, 1024]),
+        (Backend::TcpRedb, &[1, 64, 1024]),
         #[cfg(feature = "wal")]
         (Backend::QuicWal, &[1, 64, 1024]),
     ] {

@@ -13,19 +13,29 @@ use raft_core::mem::{ChannelNetwork, MemLogStore};
 use raft_core::raft::RawRaft;
 use raft_core::runtime::{NodeOptions, RaftError};
 use raft_core::state_machine::{Batch, MachineError, SnapshotView, StateMachine};
+use raft_core::transport::{Transport, TransportError};
 use raft_core::{ClusterId, LogStore, NodeId};
 use raft_storage_redb::RedbLogStore;
 use raft_transport_quic::{DevCa, QuicOptions, QuicTransport};
 use tempfile::TempDir;
+
+use crate::transports::tcp::TcpTransport;
+use crate::transports::tls::Tls;
 
 /// What a cluster is built on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// Channels within the process and logs in memory: nothing is durable, nothing is encrypted.
     Memory,
+    /// QUIC with mutual TLS over loopback, and logs in memory.
+    QuicMemory,
+    /// TCP with mutual TLS over loopback, [`transports::tcp`](crate::transports::tcp), and logs in memory.
+    TcpMemory,
     /// QUIC with mutual TLS over loopback, and redb with an fsync a commit.
     QuicRedb,
-    /// The same with a plain write-ahead log, [`stores::wal`](crate::stores::wal), with an fsync a commit.
+    /// TCP with mutual TLS over loopback, and redb with an fsync a commit.
+    TcpRedb,
+    /// QUIC and a plain write-ahead log, [`stores::wal`](crate::stores::wal), with an fsync a commit.
     #[cfg(feature = "wal")]
     QuicWal,
 }
@@ -35,7 +45,10 @@ impl Backend {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Memory => "channel+memory(volatile)",
+            Self::QuicMemory => "quic+memory(volatile)",
+            Self::TcpMemory => "tcp+memory(volatile)",
             Self::QuicRedb => "quic+redb",
+            Self::TcpRedb => "tcp+redb",
             #[cfg(feature = "wal")]
             Self::QuicWal => "quic+wal",
         }
@@ -46,7 +59,7 @@ impl Backend {
 pub struct Cluster {
     leader: RawRaft,
     nodes: Vec<RawRaft>,
-    _folder: Option<TempDir>,
+    _folder: TempDir,
 }
 
 impl Cluster {
@@ -56,29 +69,28 @@ impl Cluster {
     /// Where a node cannot be started.
     pub async fn start(backend: Backend) -> Result<Self, Box<dyn Error>> {
         let id = ClusterId(0xbe9c);
-        let mut nodes = Vec::new();
-        let mut folder = None;
-        match backend {
-            Backend::Memory => {
-                let network = ChannelNetwork::new();
-                for node in 1..=3_u64 {
-                    let options = NodeOptions::new(id, node);
-                    let transport = network.transport(node);
-                    nodes.push(RawRaft::start(options, MemLogStore::new(), transport, Sum::default()).await?);
-                }
-            }
-            Backend::QuicRedb => {
-                let here = folder.insert(tempfile::tempdir()?).path();
-                nodes = over_quic(id, |node| RedbLogStore::open(here.join(format!("node-{node}/log.redb"))))
-                    .await?;
-            }
+        let folder = tempfile::tempdir()?;
+        let network = ChannelNetwork::new();
+        let ca = DevCa::new(id)?;
+        let channel = |node| Ok(network.transport(node));
+        let quic = |node| {
+            let credentials = ca.issue(node).map_err(|error| TransportError::new(error.to_string()))?;
+            QuicTransport::bind("127.0.0.1:0", credentials, QuicOptions::default())
+        };
+        let tcp = |node| TcpTransport::bind("127.0.0.1:0", Tls::issue(&ca, node)?);
+        let memory = |_| Ok(MemLogStore::new());
+        let redb = |node| RedbLogStore::open(folder.path().join(format!("node-{node}/log.redb")));
+        #[cfg(feature = "wal")]
+        let wal = |node| crate::stores::wal::WalLogStore::open(folder.path().join(format!("node-{node}")));
+        let nodes = match backend {
+            Backend::Memory => three(id, channel, memory).await?,
+            Backend::QuicMemory => three(id, quic, memory).await?,
+            Backend::TcpMemory => three(id, tcp, memory).await?,
+            Backend::QuicRedb => three(id, quic, redb).await?,
+            Backend::TcpRedb => three(id, tcp, redb).await?,
             #[cfg(feature = "wal")]
-            Backend::QuicWal => {
-                let here = folder.insert(tempfile::tempdir()?).path();
-                let open = |node| crate::stores::wal::WalLogStore::open(here.join(format!("node-{node}")));
-                nodes = over_quic(id, open).await?;
-            }
-        }
+            Backend::QuicWal => three(id, quic, wal).await?,
+        };
         let members: Vec<(u64, String)> =
             (1..).zip(nodes.iter().map(|node| node.address().to_owned())).collect();
         let first = nodes.first().ok_or("no node")?;
@@ -134,17 +146,16 @@ impl Cluster {
     }
 }
 
-/// Three nodes over QUIC, each with a store of its own.
-async fn over_quic<S: LogStore>(
+/// Three nodes over a transport and a log store, not yet a cluster.
+async fn three<T: Transport, S: LogStore>(
     id: ClusterId,
-    open: impl Fn(u64) -> Result<S, StorageError>,
+    transport: impl Fn(NodeId) -> Result<T, TransportError>,
+    store: impl Fn(NodeId) -> Result<S, StorageError>,
 ) -> Result<Vec<RawRaft>, Box<dyn Error>> {
-    let ca = DevCa::new(id)?;
     let mut nodes = Vec::new();
-    for node in 1..=3_u64 {
-        let credentials = ca.issue(NodeId(node))?;
-        let transport = QuicTransport::bind("127.0.0.1:0", credentials, QuicOptions::default())?;
-        nodes.push(RawRaft::start(NodeOptions::new(id, node), open(node)?, transport, Sum::default()).await?);
+    for node in (1..=3).map(NodeId) {
+        let options = NodeOptions::new(id, node);
+        nodes.push(RawRaft::start(options, store(node)?, transport(node)?, Sum::default()).await?);
     }
     Ok(nodes)
 }

@@ -29,6 +29,8 @@ const VERSION: u16 = *wire::VERSIONS.end();
 const MAGIC: u64 = u64::from_le_bytes(*b"raft-tcp");
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_HANDSHAKES: usize = 64;
+/// To and from one peer: two lanes each way, and the streams of snapshots.
+const MAX_LINKS: usize = 16;
 const BACKOFF: Duration = Duration::from_millis(100);
 /// What waits for one connection at most; and what goes into one frame, unless a single message is larger.
 const QUEUE_BYTES: u32 = 8 << 20;
@@ -174,8 +176,16 @@ impl Running {
         let room = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
         let link = Arc::new(Link { kind, dialed: dialed.is_some(), socket: handle, queue: sender, room });
         // First noted, then asked: a node that is removed just now is refused here or disconnected there.
-        lock(&self.peers).entry(named).or_default().links.push(Arc::clone(&link));
+        let links = {
+            let mut peers = lock(&self.peers);
+            let links = &mut peers.entry(named).or_default().links;
+            links.push(Arc::clone(&link));
+            links.len()
+        };
         let mut connection = Connection { running: Arc::clone(self), peer, link, queue, stream };
+        if links > MAX_LINKS || lock(&self.tasks).is_none() {
+            return Err(io::Error::other("too many connections, or stopped"));
+        }
         self.inbox.admit(peer, lineage).map_err(io::Error::other)?;
         if dialed.is_none() {
             self.say_hello(&mut connection.stream, kind, named).await?;

@@ -66,7 +66,9 @@ async fn receive(shared: &Arc<Shared>, incoming: Incoming) {
 
 async fn welcome(shared: &Arc<Shared>, incoming: Incoming) -> Result<(), Fault> {
     let reason = Reason::default();
-    let config = shared.server_config(&reason).map_err(|error| Fault::Lost(error.to_string()))?;
+    let config = shared
+        .server_config(incoming.remote_address(), &reason)
+        .map_err(|error| Fault::Lost(error.to_string()))?;
     let accepted = incoming.accept_with(Arc::new(config));
     let connection = match accepted {
         Ok(connecting) => connecting.await,

@@ -116,7 +116,7 @@ async fn dial_socket(
     let tls = tls::client_config(&shared.credentials(), peer, &reason)
         .map_err(|error| Fault::Lost(error.to_string()))?;
     let mut config = ClientConfig::new(Arc::new(tls));
-    config.transport_config(Arc::clone(&shared.quic));
+    config.transport_config(Arc::clone(shared.paths.to(socket)));
     let connection = shared
         .endpoint
         .connect_with(config, socket, tls::SERVER_NAME)

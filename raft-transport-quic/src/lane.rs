@@ -1,7 +1,10 @@
-//! The way out: a bounded queue per lane, and the writer that packs what waits.
+//! The way out: a bounded queue per lane, and the writer that packs what waits. Little in an idle lane goes past the writer: each task
+//! that a message wakes on its way adds to its delay.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::Mutex;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use quinn::SendStream;
@@ -18,6 +21,9 @@ use crate::sync::lock;
 /// enough that the receiver works on one frame while the next is on its way.
 const PACK_BYTES: usize = 128 << 10;
 
+/// What is sent at once, in the sender's own time.
+const AT_ONCE_BYTES: usize = 8 << 10;
+
 /// The first byte of a lane's stream.
 pub(crate) const CONTROL_TAG: u8 = 1;
 pub(crate) const APPEND_TAG: u8 = 2;
@@ -30,6 +36,9 @@ const APPEND_PRIORITY: i32 = 0;
 pub(crate) struct LaneQueue {
     lane: Lane,
     limit_bytes: usize,
+    /// Of the frames.
+    version: u16,
+    counters: Arc<Counters>,
     state: Mutex<State>,
     ready: Notify,
 }
@@ -41,19 +50,32 @@ struct State {
     bytes: usize,
     /// Takes nothing any more.
     closed: bool,
+    /// The stream, while its writer has nothing to do.
+    idle: Option<SendStream>,
+    /// What of a frame did not fit into the stream at once: goes before all that waits.
+    rest: Bytes,
+}
+
+/// What the writer is to do next.
+struct Work {
+    stream: SendStream,
+    rest: Bytes,
+    pack: Vec<Envelope>,
 }
 
 impl LaneQueue {
-    pub(crate) fn new(lane: Lane, limit_bytes: usize) -> Self {
-        Self { lane, limit_bytes, state: Mutex::default(), ready: Notify::new() }
+    pub(crate) fn new(lane: Lane, limit_bytes: usize, version: u16, counters: Arc<Counters>) -> Self {
+        Self { lane, limit_bytes, version, counters, state: Mutex::default(), ready: Notify::new() }
     }
 
-    /// Adds `envelopes` in order; returns how many were dropped for want of room, these or older ones.
-    pub(crate) fn push(&self, envelopes: Vec<Envelope>) -> usize {
+    /// Adds `envelopes` in order, and sends them if they are few and nothing waits; counts what is dropped for want of room,
+    /// these or older ones.
+    pub(crate) fn push(&self, envelopes: Vec<Envelope>) {
         let mut dropped = 0;
         let mut state = lock(&self.state);
         if state.closed {
-            return envelopes.len();
+            self.counters.dropped.add(envelopes.len());
+            return;
         }
         for envelope in envelopes {
             let bytes = envelope.bytes();
@@ -70,9 +92,31 @@ impl LaneQueue {
             state.bytes += bytes;
             state.waiting.push_back(envelope);
         }
-        drop(state);
-        self.ready.notify_one();
-        dropped
+        self.counters.dropped.add(dropped);
+        if state.bytes > AT_ONCE_BYTES || !self.send_at_once(&mut state) {
+            drop(state);
+            self.ready.notify_one();
+        }
+    }
+
+    /// Sends what waits without waking the writer, if the stream is idle; whether nothing is left to do.
+    fn send_at_once(&self, state: &mut State) -> bool {
+        if !state.rest.is_empty() {
+            return false;
+        }
+        let Some(mut stream) = state.idle.take() else { return false };
+        let pack = state.take_pack();
+        let mut frames = [self.encode(&pack)];
+        let mut nobody = Context::from_waker(Waker::noop());
+        while !frames[0].is_empty() {
+            let written = pin!(stream.write_chunks(&mut frames)).poll(&mut nobody);
+            // An error is found again by the writer.
+            let Poll::Ready(Ok(_)) = written else { break };
+        }
+        let [rest] = frames;
+        state.rest = rest;
+        state.idle = Some(stream);
+        state.is_done()
     }
 
     /// Takes nothing any more; what waits still goes.
@@ -81,32 +125,101 @@ impl LaneQueue {
         self.ready.notify_one();
     }
 
-    /// Takes nothing any more and forgets what waits; returns how many.
-    pub(crate) fn abandon(&self) -> usize {
+    /// Takes nothing any more and forgets what waits, which counts as dropped.
+    pub(crate) fn abandon(&self) {
         let mut state = lock(&self.state);
         state.closed = true;
         state.bytes = 0;
-        std::mem::take(&mut state.waiting).len()
+        self.counters.dropped.add(std::mem::take(&mut state.waiting).len());
     }
 
-    /// Waits for something to send; `None` when closed and empty.
-    async fn next(&self) -> Option<Vec<Envelope>> {
+    /// Gives the stream back, and waits for something to do; the stream by itself when closed and empty.
+    async fn next(&self, stream: SendStream) -> Result<Work, SendStream> {
+        lock(&self.state).idle = Some(stream);
         loop {
             {
                 let mut state = lock(&self.state);
-                if !state.waiting.is_empty() {
-                    return Some(state.take_pack());
-                }
-                if state.closed {
-                    return None;
+                if (!state.is_done() || state.closed)
+                    && let Some(stream) = state.idle.take()
+                {
+                    if state.is_done() {
+                        return Err(stream);
+                    }
+                    let rest = std::mem::take(&mut state.rest);
+                    return Ok(Work { stream, rest, pack: state.take_pack() });
                 }
             }
             self.ready.notified().await;
         }
     }
+
+    /// Sends what is pushed until the queue is closed and the peer has acknowledged all, or the connection ends.
+    pub(crate) async fn write(&self, mut stream: SendStream) -> Result<(), Fault> {
+        let (tag, priority): (&'static [u8], i32) = match self.lane {
+            Lane::Control => (&[CONTROL_TAG], CONTROL_PRIORITY),
+            Lane::Append => (&[APPEND_TAG], APPEND_PRIORITY),
+        };
+        // Fails only where the stream is closed, which the first write finds out.
+        let _ = stream.set_priority(priority);
+        stream.write_chunk(Bytes::from_static(tag)).await?;
+        let mut stream = loop {
+            match self.next(stream).await {
+                Ok(mut work) => {
+                    if !work.rest.is_empty() {
+                        work.stream.write_chunk(work.rest).await?;
+                    }
+                    let frames = self.encode(&work.pack);
+                    drop(work.pack);
+                    if !frames.is_empty() {
+                        work.stream.write_chunk(frames).await?;
+                    }
+                    stream = work.stream;
+                }
+                Err(stream) => break stream,
+            }
+        };
+        let _ = stream.finish();
+        match stream.stopped().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Fault::Lost(error.to_string())),
+        }
+    }
+
+    /// The frames of `pack`: one of all, or, where a message cannot be encoded, one of each that can. Counts them.
+    fn encode(&self, pack: &[Envelope]) -> Bytes {
+        if pack.is_empty() {
+            return Bytes::new();
+        }
+        let bytes = wire::FRAME_HEADER_BYTES + pack.iter().map(Envelope::bytes).sum::<usize>();
+        let mut frames = Vec::with_capacity(bytes);
+        let mut sent = pack.len();
+        if wire::encode_frame(self.version, pack, &mut frames).is_err() {
+            sent = pack.iter().filter(|envelope| self.encode_one(envelope, &mut frames)).count();
+        }
+        self.counters.sent.add(sent);
+        self.counters.sent_bytes.add(frames.len());
+        self.counters.dropped.add(pack.len() - sent);
+        frames.into()
+    }
+
+    fn encode_one(&self, envelope: &Envelope, frames: &mut Vec<u8>) -> bool {
+        match wire::encode_frame(self.version, [envelope], frames) {
+            Ok(()) => return true,
+            // The peer is to be upgraded: the engine holds such messages back until every member has announced the version.
+            Err(CodecError::Unsupported) => {
+                tracing::debug!(group = %envelope.group, version = self.version, "a message cannot be carried");
+            }
+            Err(error) => tracing::error!(group = %envelope.group, %error, "a message cannot be sent"),
+        }
+        false
+    }
 }
 
 impl State {
+    fn is_done(&self) -> bool {
+        self.waiting.is_empty() && self.rest.is_empty()
+    }
+
     fn take_pack(&mut self) -> Vec<Envelope> {
         let mut bytes = 0;
         let mut count = 0;
@@ -152,58 +265,6 @@ fn repeatable(envelope: &Envelope) -> Option<(GroupId, bool)> {
     }
 }
 
-/// Sends what comes into `queue` until it is closed and the peer has acknowledged all, or the connection ends.
-pub(crate) async fn write_lane(
-    queue: &LaneQueue,
-    version: u16,
-    mut stream: SendStream,
-    counters: &Counters,
-) -> Result<(), Fault> {
-    let (tag, priority): (&'static [u8], i32) = match queue.lane {
-        Lane::Control => (&[CONTROL_TAG], CONTROL_PRIORITY),
-        Lane::Append => (&[APPEND_TAG], APPEND_PRIORITY),
-    };
-    // Fails only where the stream is closed, which the first write finds out.
-    let _ = stream.set_priority(priority);
-    stream.write_chunk(Bytes::from_static(tag)).await?;
-    while let Some(pack) = queue.next().await {
-        let (frames, sent) = encode(version, &pack);
-        counters.dropped.add(pack.len() - sent);
-        drop(pack);
-        let bytes = frames.len();
-        stream.write_chunk(frames).await?;
-        counters.sent.add(sent);
-        counters.sent_bytes.add(bytes);
-    }
-    let _ = stream.finish();
-    match stream.stopped().await {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Fault::Lost(error.to_string())),
-    }
-}
-
-/// The frames of `pack`, and how many of its messages are in them: one frame of all, or, where a message cannot be
-/// encoded, a frame of each that can.
-fn encode(version: u16, pack: &[Envelope]) -> (Bytes, usize) {
-    let mut frames =
-        Vec::with_capacity(wire::FRAME_HEADER_BYTES + pack.iter().map(Envelope::bytes).sum::<usize>());
-    if wire::encode_frame(version, pack, &mut frames).is_ok() {
-        return (frames.into(), pack.len());
-    }
-    let mut sent = 0;
-    for envelope in pack {
-        match wire::encode_frame(version, [envelope], &mut frames) {
-            Ok(()) => sent += 1,
-            // The peer is to be upgraded: the engine holds such messages back until every member has announced the version.
-            Err(CodecError::Unsupported) => {
-                tracing::debug!(group = %envelope.group, version, "a message cannot be carried")
-            }
-            Err(error) => tracing::error!(group = %envelope.group, %error, "a message cannot be sent"),
-        }
-    }
-    (frames.into(), sent)
-}
-
 #[cfg(test)]
 mod tests {
     use raft_core::message::{AppendOutcome, AppendRequest, AppendResponse, VoteResponse};
@@ -242,6 +303,18 @@ mod tests {
         envelope(1, Message::AppendRequest(AppendRequest { term: 1, prev, entries, commit: 0, round: 0 }))
     }
 
+    fn queue(lane: Lane, limit_bytes: usize) -> LaneQueue {
+        LaneQueue::new(lane, limit_bytes, 2, Arc::default())
+    }
+
+    /// Adds `envelopes`; how many were dropped for them.
+    fn push(queue: &LaneQueue, envelopes: Vec<Envelope>) -> u64 {
+        let dropped = || queue.counters.snapshot(0).dropped;
+        let before = dropped();
+        queue.push(envelopes);
+        dropped() - before
+    }
+
     fn waiting(queue: &LaneQueue) -> Vec<Envelope> {
         lock(&queue.state).waiting.iter().cloned().collect()
     }
@@ -249,7 +322,7 @@ mod tests {
     #[test]
     fn superseded_heartbeats_and_answers_go_first() {
         let each = heartbeat(1, 1).bytes();
-        let queue = LaneQueue::new(Lane::Control, 8 * each);
+        let queue = queue(Lane::Control, 8 * each);
         let first = vec![
             vote(4),
             heartbeat(1, 1),
@@ -260,16 +333,16 @@ mod tests {
             heartbeat(1, 3),
             answer(3),
         ];
-        assert_eq!(queue.push(first), 0);
-        assert_eq!(queue.push(vec![vote(5)]), 4);
+        assert_eq!(push(&queue, first), 0);
+        assert_eq!(push(&queue, vec![vote(5)]), 4);
         assert_eq!(waiting(&queue), [vote(4), heartbeat(2, 1), heartbeat(1, 3), answer(3), vote(5)]);
     }
 
     #[test]
     fn then_the_oldest_goes() {
         let each = vote(1).bytes();
-        let queue = LaneQueue::new(Lane::Control, 8 * each);
-        assert_eq!(queue.push((1..=9).map(vote).collect()), 2);
+        let queue = queue(Lane::Control, 8 * each);
+        assert_eq!(push(&queue, (1..=9).map(vote).collect()), 2);
         assert_eq!(waiting(&queue), (3..=9).map(vote).collect::<Vec<_>>());
         assert_eq!(lock(&queue.state).bytes, 7 * each);
     }
@@ -277,31 +350,31 @@ mod tests {
     #[test]
     fn entries_that_do_not_fit_are_dropped() {
         let each = append(1, 1000).bytes();
-        let queue = LaneQueue::new(Lane::Append, 2 * each);
-        assert_eq!(queue.push((1..=4).map(|index| append(index, 1000)).collect()), 2);
+        let queue = queue(Lane::Append, 2 * each);
+        assert_eq!(push(&queue, (1..=4).map(|index| append(index, 1000)).collect()), 2);
         assert_eq!(waiting(&queue), [append(1, 1000), append(2, 1000)]);
     }
 
     #[test]
     fn a_message_above_the_limit_goes_alone() {
-        let queue = LaneQueue::new(Lane::Append, 10);
-        assert_eq!(queue.push(vec![append(1, 1000), append(2, 1000)]), 1);
+        let queue = queue(Lane::Append, 10);
+        assert_eq!(push(&queue, vec![append(1, 1000), append(2, 1000)]), 1);
         assert_eq!(waiting(&queue), [append(1, 1000)]);
     }
 
-    #[tokio::test]
-    async fn packs_are_bounded_and_in_order() {
-        let queue = LaneQueue::new(Lane::Append, usize::MAX);
+    #[test]
+    fn packs_are_bounded_and_in_order() {
+        let queue = queue(Lane::Append, usize::MAX);
         let all: Vec<_> =
             [10, 10, PACK_BYTES * 2, 10, PACK_BYTES / 2, PACK_BYTES / 2].into_iter().enumerate().collect();
-        queue.push(all.iter().map(|(at, size)| append(*at as u64 + 1, *size)).collect());
-        queue.close();
+        push(&queue, all.iter().map(|(at, size)| append(*at as u64 + 1, *size)).collect());
         let mut packs = Vec::new();
-        while let Some(pack) = queue.next().await {
-            packs.push(pack.len());
+        while !waiting(&queue).is_empty() {
+            packs.push(lock(&queue.state).take_pack().len());
         }
         assert_eq!(packs, [2, 1, 2, 1]);
         assert_eq!(lock(&queue.state).bytes, 0);
-        assert_eq!(queue.push(vec![append(9, 1)]), 1, "closed");
+        queue.close();
+        assert_eq!(push(&queue, vec![append(9, 1)]), 1, "closed");
     }
 }

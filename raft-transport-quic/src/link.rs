@@ -12,10 +12,11 @@ use tokio::time::timeout;
 use crate::fault::Fault;
 use crate::hello::SNAPSHOT_VERSION;
 use crate::inbound::read_lane;
-use crate::lane::{LaneQueue, write_lane};
+use crate::lane::LaneQueue;
 use crate::options::{self, QuicOptions};
 use crate::shared::Shared;
 use crate::snapshot;
+use crate::stats::Counters;
 
 /// How long a connection that ends in peace tries to send what waits, and to deliver what has arrived.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(250);
@@ -43,7 +44,9 @@ impl Link {
         version: u16,
         dialed: Option<String>,
         options: &QuicOptions,
+        counters: &Arc<Counters>,
     ) -> Self {
+        let queue = |lane, limit_bytes| LaneQueue::new(lane, limit_bytes, version, Arc::clone(counters));
         Self {
             connection,
             peer,
@@ -51,8 +54,8 @@ impl Link {
             version,
             dialed,
             since: Instant::now(),
-            control: LaneQueue::new(Lane::Control, options.control_queue_bytes),
-            append: LaneQueue::new(Lane::Append, options.append_queue_bytes),
+            control: queue(Lane::Control, options.control_queue_bytes),
+            append: queue(Lane::Append, options.append_queue_bytes),
         }
     }
 
@@ -80,18 +83,16 @@ impl Link {
         lower_dialed(self) || !lower_dialed(other)
     }
 
-    /// Queues messages; returns how many were dropped.
-    pub(crate) fn send(&self, batch: Vec<Envelope>) -> usize {
-        let mut dropped = 0;
+    /// Queues messages; what is dropped for it is counted.
+    pub(crate) fn send(&self, batch: Vec<Envelope>) {
         let (control, append): (Vec<_>, Vec<_>) =
             batch.into_iter().partition(|envelope| envelope.lane() == Lane::Control);
         if !control.is_empty() {
-            dropped += self.control.push(control);
+            self.control.push(control);
         }
         if !append.is_empty() {
-            dropped += self.append.push(append);
+            self.append.push(append);
         }
-        dropped
     }
 
     pub(crate) fn close(&self, why: &Fault) {
@@ -106,7 +107,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, link: Arc<Link>) {
     let fault = serve_lanes(&shared, &link).await;
     link.close(&fault);
     shared.peers.unregister(&link);
-    shared.counters.dropped.add(link.control.abandon() + link.append.abandon());
+    link.control.abandon();
+    link.append.abandon();
     if let Fault::Malformed(_) = fault {
         shared.counters.malformed.add(1);
         tracing::warn!(peer = %node, reason = %fault, "connection closed");
@@ -124,14 +126,14 @@ async fn serve_lanes(shared: &Arc<Shared>, link: &Arc<Link>) -> Fault {
     let mut writers = JoinSet::new();
     let mut readers = JoinSet::new();
     for lane in [Lane::Control, Lane::Append] {
-        let (shared, link) = (Arc::clone(shared), Arc::clone(link));
+        let link = Arc::clone(link);
         writers.spawn(async move {
             let stream = link.connection.open_uni().await?;
             let queue = match lane {
                 Lane::Control => &link.control,
                 Lane::Append => &link.append,
             };
-            write_lane(queue, link.version, stream, &shared.counters).await
+            queue.write(stream).await
         });
     }
     let fault = loop {

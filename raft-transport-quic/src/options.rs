@@ -10,6 +10,8 @@ use crate::snapshot::MAX_WINDOW_BYTES;
 
 /// The smallest datagram that QUIC may count on.
 const MIN_MTU: u16 = 1200;
+/// Fits Ethernet and IPv6.
+const ETHERNET_MTU: u16 = 1452;
 /// Beyond this, batches of segments outgrow what the system takes in one call, and are lost in silence.
 const MAX_MTU: u16 = 6500;
 
@@ -57,9 +59,9 @@ pub struct QuicOptions {
     /// The most connections that may be in handshake or hello at once; others are turned away. From half of it on,
     /// a stranger must first prove its address. Default: 64.
     pub max_handshakes: usize,
-    /// The largest datagram to try for, from 1200 to 6500 bytes. Default: 1452, which fits Ethernet and IPv6. On
-    /// loopback and jumbo frames, 6500 halves the processor's work.
-    pub max_mtu: u16,
+    /// The largest datagram to try for, from 1200 to 6500 bytes. Default: 1452, which fits Ethernet and IPv6, and 6500 to
+    /// peers on the same machine. Where the network takes jumbo frames, 6500 halves the processor's work.
+    pub max_mtu: Option<u16>,
     /// The socket's buffers to ask the system for, in each direction. Default: 4 MiB; the usual 200 KiB lose packets
     /// at every burst.
     pub socket_buffer_bytes: usize,
@@ -75,7 +77,7 @@ impl Default for QuicOptions {
             connect_timeout: Duration::from_secs(2),
             max_backoff: Duration::from_secs(1),
             max_handshakes: 64,
-            max_mtu: 1452,
+            max_mtu: None,
             socket_buffer_bytes: 4 << 20,
         }
     }
@@ -99,8 +101,10 @@ impl QuicOptions {
                 return wrong(format!("{name} must be from 10 ms to an hour, and is {value:?}"));
             }
         }
-        if !(MIN_MTU..=MAX_MTU).contains(&self.max_mtu) {
-            return wrong(format!("max_mtu must be from {MIN_MTU} to {MAX_MTU}, and is {}", self.max_mtu));
+        if let Some(max_mtu) = self.max_mtu
+            && !(MIN_MTU..=MAX_MTU).contains(&max_mtu)
+        {
+            return wrong(format!("max_mtu must be from {MIN_MTU} to {MAX_MTU}, and is {max_mtu}"));
         }
         if let Some(address) = &self.advertise {
             let valid = address
@@ -113,11 +117,17 @@ impl QuicOptions {
         Ok(())
     }
 
-    pub(crate) fn transport_config(&self) -> Result<Arc<TransportConfig>, TransportError> {
+    /// What a datagram may hold at most that comes to us: what any peer tries for.
+    pub(crate) fn receives_mtu(&self) -> u16 {
+        self.max_mtu.unwrap_or(MAX_MTU)
+    }
+
+    /// How connections behave, to peers on this machine or elsewhere.
+    pub(crate) fn transport_config(&self, local: bool) -> Result<Arc<TransportConfig>, TransportError> {
         let idle = IdleTimeout::try_from(self.idle_timeout)
             .map_err(|_| TransportError::new("QuicOptions: idle_timeout is too long"))?;
         let mut mtu = MtuDiscoveryConfig::default();
-        mtu.upper_bound(self.max_mtu);
+        mtu.upper_bound(self.max_mtu.unwrap_or(if local { MAX_MTU } else { ETHERNET_MTU }));
         let mut config = TransportConfig::default();
         config
             .max_idle_timeout(Some(idle))

@@ -1,9 +1,10 @@
 //! What all tasks of a running transport share, and how a connection comes to be one of its links.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use quinn::{Connection, Endpoint, ServerConfig};
+use quinn::{Connection, Endpoint, ServerConfig, TransportConfig};
 use raft_core::message::Envelope;
 use raft_core::transport::{Inbox, LocalNode, TransportError};
 use raft_core::types::NodeId;
@@ -35,7 +36,7 @@ const INCOMING_BYTES: u64 = 16 << 10;
 pub(crate) fn server_config(
     credentials: &Credentials,
     options: &QuicOptions,
-    quic: &Arc<quinn::TransportConfig>,
+    quic: &Arc<TransportConfig>,
     reason: &Reason,
 ) -> Result<ServerConfig, TransportError> {
     let mut config = ServerConfig::with_crypto(Arc::new(tls::server_config(credentials, reason)?));
@@ -48,6 +49,19 @@ pub(crate) fn server_config(
     Ok(config)
 }
 
+/// How connections behave.
+pub(crate) struct Paths {
+    /// To peers on this machine.
+    pub(crate) local: Arc<TransportConfig>,
+    pub(crate) other: Arc<TransportConfig>,
+}
+
+impl Paths {
+    pub(crate) fn to(&self, address: SocketAddr) -> &Arc<TransportConfig> {
+        if address.ip().to_canonical().is_loopback() { &self.local } else { &self.other }
+    }
+}
+
 /// A running transport.
 pub(crate) struct Shared {
     pub(crate) local: LocalNode,
@@ -55,7 +69,7 @@ pub(crate) struct Shared {
     /// Those of the next connection.
     pub(crate) credentials: Arc<RwLock<Credentials>>,
     pub(crate) options: QuicOptions,
-    pub(crate) quic: Arc<quinn::TransportConfig>,
+    pub(crate) paths: Paths,
     pub(crate) counters: Arc<Counters>,
     pub(crate) endpoint: Endpoint,
     pub(crate) peers: Peers,
@@ -98,11 +112,11 @@ impl Shared {
         // The peer would close the connection over a message that is not from us or not to it.
         batch.retain(|envelope| envelope.from == self.local.peer && envelope.to.node == to);
         let misdirected = before - batch.len();
-        let dropped = match self.peers.sender(to) {
+        self.counters.dropped.add(misdirected);
+        match self.peers.sender(to) {
             Some(link) => link.send(batch),
-            None => batch.len(),
-        };
-        self.counters.dropped.add(misdirected + dropped);
+            None => self.counters.dropped.add(batch.len()),
+        }
     }
 
     /// Opens a stream for a snapshot to `to`.
@@ -133,8 +147,12 @@ impl Shared {
     }
 
     /// What one connection is taken in with.
-    pub(crate) fn server_config(&self, reason: &Reason) -> Result<ServerConfig, TransportError> {
-        server_config(&self.credentials(), &self.options, &self.quic, reason)
+    pub(crate) fn server_config(
+        &self,
+        from: SocketAddr,
+        reason: &Reason,
+    ) -> Result<ServerConfig, TransportError> {
+        server_config(&self.credentials(), &self.options, self.paths.to(from), reason)
     }
 
     /// Whom the peer's certificate names. The handshake has verified it.
@@ -162,7 +180,15 @@ impl Shared {
         version: u16,
         dialed: Option<String>,
     ) -> Result<(), Fault> {
-        let link = Link::new(connection.clone(), hello.from, hello.boot, version, dialed, &self.options);
+        let link = Link::new(
+            connection.clone(),
+            hello.from,
+            hello.boot,
+            version,
+            dialed,
+            &self.options,
+            &self.counters,
+        );
         let link = Arc::new(link);
         loop {
             let epoch = self.peers.epoch();

@@ -19,7 +19,7 @@ use crate::accept::accept_all;
 use crate::credentials::Credentials;
 use crate::options::QuicOptions;
 use crate::peers::Peers;
-use crate::shared::{Shared, server_config};
+use crate::shared::{Paths, Shared, server_config};
 use crate::stats::{Counters, QuicStats};
 use crate::sync::{read, write};
 use crate::tls::{Reason, StableKeys};
@@ -165,14 +165,17 @@ impl QuicTransport {
             .map_err(|_| TransportError::new("QuicTransport::start needs a tokio runtime"))?;
         let failed =
             |error: io::Error| TransportError::new(format!("cannot listen on {}: {error}", self.address));
-        let quic = self.options.transport_config()?;
+        let paths = Paths {
+            local: self.options.transport_config(true)?,
+            other: self.options.transport_config(false)?,
+        };
         let credentials = read(&self.credentials).clone();
         let keys = StableKeys::derive(&credentials)?;
-        let server = server_config(&credentials, &self.options, &quic, &Reason::default())?;
+        let server = server_config(&credentials, &self.options, &paths.other, &Reason::default())?;
         let mut endpoint = EndpointConfig::new(Arc::clone(&keys.reset) as _);
         endpoint.cid_generator(move || Box::new(keys.connection_ids()));
         endpoint
-            .max_udp_payload_size(self.options.max_mtu.max(USUAL_UDP_PAYLOAD_BYTES))
+            .max_udp_payload_size(self.options.receives_mtu().max(USUAL_UDP_PAYLOAD_BYTES))
             .map_err(|error| TransportError::new(format!("QuicOptions: max_mtu: {error}")))?;
         let socket = TokioRuntime.wrap_udp_socket(socket.try_clone().map_err(failed)?).map_err(failed)?;
         let released = Arc::downgrade(&socket);
@@ -185,7 +188,7 @@ impl QuicTransport {
             inbox,
             credentials: Arc::clone(&self.credentials),
             options: self.options.clone(),
-            quic,
+            paths,
             counters: Arc::clone(&self.counters),
             endpoint,
             peers: Peers::default(),

@@ -43,9 +43,19 @@ const QUICK: Size = Size {
 const LINK_BYTES_PER_SECOND: f64 = 400e6 / 8.0;
 const LINK_QUEUE: Duration = Duration::from_millis(20);
 
+/// What is between the two nodes.
+#[derive(Clone, Copy)]
+enum Link {
+    Loopback,
+    /// Loopback, with the datagrams that a network takes.
+    Ethernet,
+    /// A relay of so many bytes a second, with so long a queue.
+    Slow(f64, Duration),
+}
+
 /// One figure: the median over all rounds, the best round, and what is asked of it.
 struct Figure {
-    name: &'static str,
+    name: String,
     unit: &'static str,
     median: f64,
     best: f64,
@@ -84,7 +94,7 @@ fn main() {
 }
 
 fn round_trips(size: &Size, report: &mut Report) {
-    let (bare, ours) = (bare::Pair::new(), ours::Pair::new(None));
+    let (bare, ours) = (bare::Pair::new(), ours::Pair::new(Link::Loopback));
     let mut bare_trips = Vec::new();
     let mut our_trips = Vec::new();
     bare.round_trips(size.pings / 4);
@@ -95,66 +105,118 @@ fn round_trips(size: &Size, report: &mut Report) {
     }
     let p50 = |trips: &[Trips]| trips.iter().map(|trips| trips.p50).collect::<Vec<_>>();
     let p99 = |trips: &[Trips]| trips.iter().map(|trips| trips.p99).collect::<Vec<_>>();
-    report.add("round trip of 64 B, bare quinn, p50", "us", p50(&bare_trips), None);
-    report.add("round trip of 64 B, bare quinn, p99", "us", p99(&bare_trips), None);
-    report.add("round trip of 64 B, p50", "us", p50(&our_trips), None);
-    report.add("round trip of 64 B, p99", "us", p99(&our_trips), None);
+    report.add("round trip of 64 B, bare quinn, p50", "", "us", p50(&bare_trips), None);
+    report.add("round trip of 64 B, bare quinn, p99", "", "us", p99(&bare_trips), None);
+    report.add("round trip of 64 B, p50", "", "us", p50(&our_trips), None);
+    report.add("round trip of 64 B, p99", "", "us", p99(&our_trips), None);
     let ratios = our_trips.iter().zip(&bare_trips).map(|(ours, bare)| ours.p50 / bare.p50).collect();
-    report.add("round trip, ours to bare, p50", "x", ratios, Some((1.4, Goal::AtMost)));
+    report.add("round trip, ours to bare, p50", "", "x", ratios, Some((1.4, Goal::AtMost)));
 }
 
 fn packed(size: &Size, report: &mut Report) {
-    let ours = ours::Pair::new(None);
+    let ours = ours::Pair::new(Link::Loopback);
     let mut messages = Vec::new();
     let mut commands = Vec::new();
+    let (mut message_work, mut command_work) = (Vec::new(), Vec::new());
+    let (count, per_second) =
+        (size.messages as f64, |took: Duration| size.messages as f64 / took.as_secs_f64() / 1e6);
     for _ in 0..size.rounds {
-        messages.push(size.messages as f64 / ours.messages(size.messages).as_secs_f64() / 1e6);
-        commands.push(size.messages as f64 / ours.commands(size.messages).as_secs_f64() / 1e6);
+        let (took, work) = working(|| ours.messages(size.messages));
+        messages.push(per_second(took));
+        message_work.push(work / count * 1e6);
+        let (took, work) = working(|| ours.commands(size.messages));
+        commands.push(per_second(took));
+        command_work.push(work / count * 1e6);
     }
-    report.add("packed messages of 64 B", "M/s", messages, Some((5.0, Goal::AtLeast)));
-    report.add("commands of 64 B in packed appends", "M/s", commands, None);
+    report.add("packed messages of 64 B", "", "M/s", messages, Some((5.0, Goal::AtLeast)));
+    report.add("packed messages of 64 B, processor time each", "", "us", message_work, None);
+    report.add("commands of 64 B in packed appends", "", "M/s", commands, None);
+    report.add("commands of 64 B in packed appends, processor time each", "", "us", command_work, None);
 }
 
 fn bulk(size: &Size, report: &mut Report) {
-    let (bare, ours) = (bare::Pair::new(), ours::Pair::new(None));
-    let rate = |bytes: usize, took: Duration| bytes as f64 / took.as_secs_f64() / 1e6;
-    let (mut bare_rates, mut append_rates, mut snapshot_rates) = (Vec::new(), Vec::new(), Vec::new());
+    let bare = bare::Pair::new();
+    let (ethernet, ours) = (ours::Pair::new(Link::Ethernet), ours::Pair::new(Link::Loopback));
+    let bytes = size.bulk_bytes;
+    let runs: [(&'static str, &dyn Fn() -> Duration, Option<Goal>); 5] = [
+        ("bulk, bare quinn", &|| bare.bulk(bytes), None),
+        ("bulk, a snapshot", &|| ours.snapshot(bytes), Some(Goal::AtLeast)),
+        ("bulk, entries of 16 KiB", &|| ours.entries(bytes), Some(Goal::AtLeast)),
+        ("bulk, a snapshot, in datagrams of Ethernet", &|| ethernet.snapshot(bytes), Some(Goal::AtLeast)),
+        ("bulk, entries of 16 KiB, in datagrams of Ethernet", &|| ethernet.entries(bytes), None),
+    ];
+    let mut rates: [Vec<f64>; 5] = Default::default();
+    let mut work: [Vec<f64>; 5] = Default::default();
+    let megabytes = bytes as f64 / 1e6;
     for _ in 0..size.rounds {
-        bare_rates.push(rate(size.bulk_bytes, bare.bulk(size.bulk_bytes)));
-        append_rates.push(rate(size.bulk_bytes, ours.entries(size.bulk_bytes)));
-        snapshot_rates.push(rate(size.bulk_bytes, ours.snapshot(size.bulk_bytes)));
+        for (kind, (_, run, _)) in runs.iter().enumerate() {
+            let (took, processor) = working(run);
+            rates[kind].push(megabytes / took.as_secs_f64());
+            work[kind].push(processor * 1e3 / megabytes);
+        }
     }
-    let to_bare = |rates: &[f64]| rates.iter().zip(&bare_rates).map(|(ours, bare)| ours / bare).collect();
-    let (appends, snapshots) = (to_bare(&append_rates), to_bare(&snapshot_rates));
-    report.add("bulk, bare quinn", "MB/s", bare_rates, None);
-    report.add("bulk, entries of 16 KiB", "MB/s", append_rates, None);
-    report.add("bulk, a snapshot", "MB/s", snapshot_rates, None);
-    report.add("bulk, entries to bare", "x", appends, Some((0.9, Goal::AtLeast)));
-    report.add("bulk, snapshot to bare", "x", snapshots, Some((0.9, Goal::AtLeast)));
+    for (kind, (name, _, goal)) in runs.iter().enumerate() {
+        report.add(name, "", "MB/s", rates[kind].clone(), None);
+        report.add(name, "processor time", "ms/MB", work[kind].clone(), None);
+        if kind > 0 {
+            let to_bare = rates[kind].iter().zip(&rates[0]).map(|(ours, bare)| ours / bare).collect();
+            report.add(name, "to bare", "x", to_bare, goal.map(|goal| (0.9, goal)));
+        }
+    }
 }
 
 fn heartbeats(size: &Size, report: &mut Report) {
-    let ours = ours::Pair::new(None);
+    let ours = ours::Pair::new(Link::Loopback);
     let alone = Trips::of(ours.heartbeats(Duration::from_secs(1)));
     let beside = Trips::of(ours.heartbeats_beside(size.snapshot_bytes, None));
-    report.add("heartbeat alone, p50", "ms", vec![alone.p50 / 1e3], None);
-    report.add("heartbeat alone, p99", "ms", vec![alone.p99 / 1e3], None);
-    report.add("heartbeat beside a snapshot, p50", "ms", vec![beside.p50 / 1e3], None);
-    report.add("heartbeat beside a snapshot, p99", "ms", vec![beside.p99 / 1e3], Some((4.0, Goal::AtMost)));
+    report.add("heartbeat alone, p50", "", "ms", vec![alone.p50 / 1e3], None);
+    report.add("heartbeat alone, p99", "", "ms", vec![alone.p99 / 1e3], None);
+    report.add("heartbeat beside a snapshot, p50", "", "ms", vec![beside.p50 / 1e3], None);
+    report.add(
+        "heartbeat beside a snapshot, p99",
+        "",
+        "ms",
+        vec![beside.p99 / 1e3],
+        Some((4.0, Goal::AtMost)),
+    );
 }
 
 fn slow_link(size: &Size, report: &mut Report) {
-    let ours = ours::Pair::new(Some((LINK_BYTES_PER_SECOND, LINK_QUEUE)));
+    let ours = ours::Pair::new(Link::Slow(LINK_BYTES_PER_SECOND, LINK_QUEUE));
     let limit = LINK_BYTES_PER_SECOND / 2.0;
     let beside = Trips::of(ours.heartbeats_beside(size.slow_snapshot_bytes, Some(limit)));
-    report.add("heartbeat beside a limited snapshot on a slow link, p50", "ms", vec![beside.p50 / 1e3], None);
+    report.add(
+        "heartbeat beside a limited snapshot on a slow link, p50",
+        "",
+        "ms",
+        vec![beside.p50 / 1e3],
+        None,
+    );
     let p99 = vec![beside.p99 / 1e3];
     report.add(
         "heartbeat beside a limited snapshot on a slow link, p99",
+        "",
         "ms",
         p99,
         Some((8.0, Goal::AtMost)),
     );
+}
+
+/// What it took, and the processor's time of all our threads in seconds, where the system tells: a figure that other work on
+/// the machine changes less.
+fn working(run: impl FnOnce() -> Duration) -> (Duration, f64) {
+    let before = processor_seconds();
+    let took = run();
+    (took, processor_seconds() - before)
+}
+
+fn processor_seconds() -> f64 {
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return f64::NAN };
+    let used = |thread: std::io::Result<std::fs::DirEntry>| -> Option<f64> {
+        let line = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        line.split(' ').next()?.parse().ok()
+    };
+    threads.filter_map(used).sum::<f64>() / 1e9
 }
 
 /// The middle and the slow end of many round trips, in microseconds.
@@ -180,15 +242,17 @@ struct Report(Vec<Figure>);
 impl Report {
     fn add(
         &mut self,
-        name: &'static str,
+        name: &str,
+        detail: &str,
         unit: &'static str,
         mut rounds: Vec<f64>,
         goal: Option<(f64, Goal)>,
     ) {
+        let name = if detail.is_empty() { name.to_owned() } else { format!("{name}, {detail}") };
         rounds.sort_unstable_by(f64::total_cmp);
         let median = rounds[rounds.len() / 2];
-        let more_is_better = unit.ends_with("/s") || matches!(goal, Some((_, Goal::AtLeast)));
-        let best = if more_is_better { rounds[rounds.len() - 1] } else { rounds[0] };
+        let less_is_better = matches!(unit, "us" | "ms" | "ms/MB") || matches!(goal, Some((_, Goal::AtMost)));
+        let best = if less_is_better { rounds[0] } else { rounds[rounds.len() - 1] };
         self.0.push(Figure { name, unit, median, best, goal });
     }
 
@@ -222,7 +286,12 @@ impl Figure {
     }
 }
 
-/// A runtime for one end of a pair: each has a thread of its own, as two processes would.
+/// A runtime for one end of a pair, with as many threads as tokio takes by default: as two processes would.
 fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = std::env::var("TOKIO_WORKER_THREADS").ok().and_then(|threads| threads.parse().ok())
+    {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().build().unwrap()
 }

@@ -10,9 +10,10 @@ use raft_core::transport::{Inbox, LocalNode, SnapshotStream, Transport};
 use raft_core::types::{ClusterId, Entry, EntryId, GroupId, Incarnation, Lineage, NodeId, Payload, Peer};
 use raft_transport_quic::{DevCa, QuicOptions, QuicTransport};
 use tokio::runtime::Runtime;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::Link;
 use crate::relay::Relay;
 
 const CLUSTER: ClusterId = ClusterId(0x5eed);
@@ -29,6 +30,7 @@ const ENTRY_BYTES: usize = 16 << 10;
 const ENTRIES_PER_APPEND: usize = 16;
 const APPENDS_ON_THE_WAY: usize = 64;
 const SNAPSHOT_FRAME_BYTES: usize = 256 << 10;
+const ETHERNET_MTU: u16 = 1452;
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Two nodes with a connection, over a slow link if there is one.
@@ -42,6 +44,23 @@ pub(crate) struct Pair {
     _relay: Option<Relay>,
 }
 
+/// Round trips, each begun by the answer to the one before.
+struct Pings {
+    begin: Instant,
+    left: usize,
+    trips: Vec<Duration>,
+    command: Bytes,
+    sender: Arc<QuicTransport>,
+    done: oneshot::Sender<Vec<Duration>>,
+}
+
+impl Pings {
+    fn send(&mut self) {
+        self.begin = Instant::now();
+        self.sender.send(THERE.node, vec![append(&self.command, 1, 1)]);
+    }
+}
+
 /// What arrives at one node.
 #[derive(Default)]
 struct Ends {
@@ -51,7 +70,23 @@ struct Ends {
     more: Notify,
     /// The latest round that was answered.
     round: AtomicUsize,
+    pings: Mutex<Option<Pings>>,
     snapshots: Mutex<Option<mpsc::UnboundedSender<Box<dyn SnapshotStream>>>>,
+}
+
+impl Ends {
+    fn pong(&self) {
+        let mut pings = self.pings.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = &mut *pings {
+            running.trips.push(running.begin.elapsed());
+            running.left -= 1;
+            if running.left > 0 {
+                running.send();
+            } else if let Some(Pings { done, trips, .. }) = pings.take() {
+                let _ = done.send(trips);
+            }
+        }
+    }
 }
 
 impl Inbox for Ends {
@@ -62,6 +97,7 @@ impl Inbox for Ends {
                 // Round 0 asks for no answer.
                 Message::AppendRequest(append) if append.round > 0 => answers.push(answer(append.round)),
                 Message::AppendResponse(response) => {
+                    self.pong();
                     self.round.fetch_max(response.round as usize, Ordering::Relaxed);
                 }
                 _ => {}
@@ -107,13 +143,16 @@ fn append(payload: &Bytes, count: usize, round: u64) -> Envelope {
 }
 
 impl Pair {
-    /// Over loopback, or over a link of so many bytes a second with so long a queue.
-    pub(crate) fn new(link: Option<(f64, Duration)>) -> Self {
+    pub(crate) fn new(link: Link) -> Self {
         let (here, there) = (super::runtime(), super::runtime());
         let ca = DevCa::new(CLUSTER).unwrap();
         let bind = |peer: Peer| {
             let credentials = ca.issue(peer.node).unwrap();
-            Arc::new(QuicTransport::bind("127.0.0.1:0", credentials, QuicOptions::default()).unwrap())
+            let mut options = QuicOptions::default();
+            if !matches!(link, Link::Loopback) {
+                options.max_mtu = Some(ETHERNET_MTU);
+            }
+            Arc::new(QuicTransport::bind("127.0.0.1:0", credentials, options).unwrap())
         };
         let (sender, receiver) = (bind(HERE), bind(THERE));
         let (received, echo) = (Arc::new(Ends::default()), Arc::new(Ends::default()));
@@ -121,7 +160,10 @@ impl Pair {
         here.block_on(sender.start(local(HERE), Arc::clone(&received) as _)).unwrap();
         there.block_on(receiver.start(local(THERE), Arc::clone(&echo) as _)).unwrap();
         let _ = echo.answers.set(Arc::clone(&receiver));
-        let relay = link.map(|(rate, queue)| Relay::new(&receiver.address(), rate, queue));
+        let relay = match link {
+            Link::Slow(rate, queue) => Some(Relay::new(&receiver.address(), rate, queue)),
+            Link::Loopback | Link::Ethernet => None,
+        };
         let address = relay.as_ref().map_or_else(|| receiver.address(), Relay::address);
         sender.connect(THERE.node, &address);
         while sender.stats().connected == 0 || receiver.stats().connected == 0 {
@@ -132,22 +174,23 @@ impl Pair {
 
     /// An append with a command of 64 bytes there, and its answer back, again and again.
     pub(crate) fn round_trips(&self, count: usize) -> Vec<Duration> {
+        let (done, trips) = oneshot::channel();
         let (sender, received) = (Arc::clone(&self.sender), Arc::clone(&self.received));
-        let pings = self.here.spawn(async move {
-            let command = Bytes::from(vec![7; 64]);
-            let mut trips = Vec::with_capacity(count);
-            let first = received.round.load(Ordering::Relaxed) + 1;
-            for round in first..first + count {
-                let begin = Instant::now();
-                sender.send(THERE.node, vec![append(&command, 1, round as u64)]);
-                while received.round.load(Ordering::Relaxed) < round {
-                    received.more.notified().await;
-                }
-                trips.push(begin.elapsed());
-            }
-            trips
+        let command = Bytes::from(vec![7; 64]);
+        let mut pings = Pings {
+            begin: Instant::now(),
+            left: count,
+            trips: Vec::with_capacity(count),
+            command,
+            sender,
+            done,
+        };
+        let first = self.here.spawn(async move {
+            let mut place = received.pings.lock().unwrap();
+            pings.send();
+            *place = Some(pings);
         });
-        self.here.block_on(pings).unwrap()
+        self.here.block_on(async { first.await.and(Ok(trips.await)) }).unwrap().unwrap()
     }
 
     /// Messages of about 64 bytes each, handed over in batches; the time until all have been delivered.
@@ -263,7 +306,7 @@ impl Pair {
         let sender = Arc::clone(&self.sender);
         self.here.spawn(async move {
             let mut stream = sender.open_snapshot(THERE.node).await.unwrap();
-            let frame = Bytes::from(vec![7; limit.map_or(SNAPSHOT_FRAME_BYTES, |_| 64 << 10)]);
+            let frame = Bytes::from(vec![7; SNAPSHOT_FRAME_BYTES]);
             let begin = Instant::now();
             for sent in (0..bytes).step_by(frame.len()) {
                 if let Some(limit) = limit {

@@ -190,7 +190,7 @@ async fn errors_say_what_to_do() {
         assert!(error.to_string().contains(expected), "{listen}: {error}");
     }
     let mut wrong = options();
-    wrong.max_mtu = 9000;
+    wrong.max_mtu = Some(9000);
     let error = QuicTransport::bind("127.0.0.1:0", credentials(), wrong).unwrap_err();
     assert!(error.to_string().contains("max_mtu"), "{error}");
 

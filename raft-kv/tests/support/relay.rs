@@ -170,17 +170,19 @@ impl Shared {
         loop {
             // It fails where an earlier datagram met a closed port: that is the sender's affair.
             let Ok((length, sender)) = front.recv_from(&mut buffer).await else { continue };
-            if !senders.contains_key(&sender) {
-                let Some(&(from, _)) = self.nodes.iter().find(|(_, known)| *known == sender) else {
-                    continue;
-                };
-                let upstream = Arc::new(socket().await);
-                upstream.connect(address).await.unwrap();
-                let back = (Arc::clone(&upstream), Arc::clone(&front));
-                tasks.spawn(Arc::clone(&self).answer(node, from, sender, back));
-                senders.insert(sender, (from, upstream));
-            }
-            let (from, upstream) = &senders[&sender];
+            let (from, upstream) = match senders.entry(sender) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(place) => {
+                    let Some(&(from, _)) = self.nodes.iter().find(|(_, known)| *known == sender) else {
+                        continue;
+                    };
+                    let upstream = Arc::new(socket().await);
+                    upstream.connect(address).await.unwrap();
+                    let back = (Arc::clone(&upstream), Arc::clone(&front));
+                    tasks.spawn(Arc::clone(&self).answer(node, from, sender, back));
+                    place.insert((from, upstream))
+                }
+            };
             self.pass((*from, node), upstream, None, &buffer[..length]);
         }
     }

@@ -4,6 +4,7 @@
 //! Who sends is known by its socket: a QUIC node sends from the address that it listens on.
 
 use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};

@@ -59,13 +59,14 @@ pub trait StateMachine: Send + 'static {
     /// A view of the state as it is now, to be written out while later batches are applied: make it cheap.
     ///
     /// # Errors
-    /// The snapshot is not taken.
+    /// The snapshot is not taken, and the group goes on; so it does after a panic. The state must be as it was.
     async fn snapshot(&mut self) -> Result<Box<dyn SnapshotView>, MachineError>;
 
-    /// Replaces the state by one that [`SnapshotView::write_to`] wrote.
+    /// Replaces the state by one that [`SnapshotView::write_to`] wrote; called on a thread where blocking is allowed. An empty batch
+    /// follows, whose [`Batch::bookkeeping`] says where the restored state ends.
     ///
     /// # Errors
-    /// The state as it was must still be there.
+    /// Final, see the contract: the log before the snapshot is gone. The state as it was must still be there.
     async fn restore(&mut self, source: &mut (dyn Read + Send)) -> Result<(), MachineError>;
 }
 

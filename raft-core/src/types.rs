@@ -225,7 +225,7 @@ pub struct SnapshotMeta {
     pub membership: Membership,
     /// The length of the snapshot's file in bytes.
     pub size_bytes: u64,
-    /// CRC-32C of the snapshot's file.
+    /// CRC-32C of the snapshot's file up to its last four bytes, which hold it.
     pub checksum: u32,
 }
 

@@ -118,6 +118,8 @@ pub enum SnapshotOutcome {
     Failed,
     /// The peer does not take it.
     Refused,
+    /// Its file on this node is not what it was: another will be sent, once there is one.
+    Damaged,
 }
 
 /// Names a read among those of one engine.

@@ -11,11 +11,16 @@ use crate::membership::Membership;
 use crate::progress::{Flow, SnapshotStage};
 use crate::types::{EntryId, Index, Peer, SnapshotMeta, Time};
 
+/// For how many election timeouts a leader keeps the log behind a snapshot for a peer that fell silent while it was sent it.
+const RETURN_TIMEOUTS: u32 = 20;
+
 /// What the engine knows of this node's snapshots.
 #[derive(Debug, Default)]
 pub(super) struct Snapshots {
     /// The newest whose file is durable.
     pub(super) latest: Option<SnapshotMeta>,
+    /// The one before, while it is kept: a transfer that broke goes on with the snapshot that it began with.
+    previous: Option<SnapshotMeta>,
     /// `latest` is to be noted in the log store.
     pub(super) unwritten: bool,
     /// `latest` replaces the log and the state, once its write is durable.
@@ -90,7 +95,7 @@ impl Engine {
         }
         self.snapshots.requested = self.snapshots.requested.filter(|&index| index > meta.last.index);
         self.events.push(Event::SnapshotTaken { last: meta.last });
-        self.snapshots.latest = Some(meta);
+        self.snapshots.previous = self.snapshots.latest.replace(meta);
         self.snapshots.unwritten = true;
         self.check();
         true
@@ -105,15 +110,18 @@ impl Engine {
         let Role::Leader(leader) = &mut self.role else { return };
         let round = leader.round;
         let sent = leader.progress.iter_mut().find_map(|(&node, peer)| match &mut peer.flow {
-            Flow::Snapshot { stage, .. } if *stage == SnapshotStage::Sending { transfer } => {
-                Some((node, stage))
+            Flow::Snapshot { stage, last } if *stage == SnapshotStage::Sending { transfer } => {
+                Some((node, stage, last))
             }
             _ => None,
         });
-        let Some((node, stage)) = sent else { return };
+        let Some((node, stage, last)) = sent else { return };
+        if outcome == SnapshotOutcome::Damaged {
+            *last = 0;
+        }
         *stage = match outcome {
             SnapshotOutcome::Delivered => SnapshotStage::Delivered { round },
-            SnapshotOutcome::Failed => {
+            SnapshotOutcome::Failed | SnapshotOutcome::Damaged => {
                 SnapshotStage::Due { at: self.now.saturating_add(self.config.election_timeout) }
             }
             SnapshotOutcome::Refused => {
@@ -121,6 +129,9 @@ impl Engine {
             }
         };
         self.events.push(Event::SnapshotSent { peer: node, outcome });
+        if outcome == SnapshotOutcome::Damaged && self.commit > self.snapshots.index() {
+            self.snapshots.requested = Some(self.commit);
+        }
     }
 
     /// A whole snapshot came from `from`, is checked, and its file and folder are synced. Returns whether it will be
@@ -191,6 +202,7 @@ impl Engine {
         }
         self.snapshots.requested = self.snapshots.requested.filter(|&index| index > meta.last.index);
         self.snapshots.latest = Some(meta);
+        self.snapshots.previous = None;
         self.snapshots.unwritten = true;
         self.snapshots.installing = true;
         self.overtake_founding();
@@ -271,8 +283,10 @@ impl Engine {
                 .progress
                 .iter()
                 .filter(|(node, peer)| {
+                    // One that is sent a snapshot may die on the way, and goes on with the same when it is back soon.
+                    let patience = if peer.snapshot().is_some() { RETURN_TIMEOUTS } else { 1 };
                     nodes.contains_key(node)
-                        && self.now < peer.heard_at.saturating_add(config.election_timeout)
+                        && self.now < peer.heard_at.saturating_add(patience * config.election_timeout)
                 })
                 .map(|(_, peer)| match peer.flow {
                     Flow::Snapshot { last, .. } => last,
@@ -315,6 +329,9 @@ impl Engine {
                         let Some(info) = membership.and_then(|membership| membership.nodes.get(&node)) else {
                             continue;
                         };
+                        let begun = self.snapshots.previous.as_ref();
+                        let begun = begun.filter(|begun| begun.last.index == *last && *last >= base);
+                        let meta = begun.unwrap_or(meta);
                         self.snapshots.next_transfer += 1;
                         let transfer = self.snapshots.next_transfer;
                         *last = meta.last.index;

@@ -233,12 +233,8 @@ impl Driver {
                 }
                 self.parts.engine.snapshot_taken(taken.ok(), now);
             }
-            Completion::SnapshotSent { transfer, outcome, damaged } => {
+            Completion::SnapshotSent { transfer, outcome } => {
                 self.parts.engine.snapshot_sent(transfer, outcome, now);
-                if damaged {
-                    // Another takes its place, if anything was committed since; if not, a restart finds the damage.
-                    let _nothing = self.parts.engine.request_snapshot(now);
-                }
             }
             Completion::SnapshotReceived { from, meta, reply } => {
                 let _gone = reply.send(self.parts.engine.snapshot_received(from, meta, now));

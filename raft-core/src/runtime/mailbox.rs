@@ -49,7 +49,7 @@ pub(crate) enum Completion {
     /// A snapshot was taken and is durable, or why not.
     SnapshotTaken(Result<SnapshotMeta, Arc<str>>),
     /// A transfer to a peer has ended; this node's own file may turn out to be damaged.
-    SnapshotSent { transfer: u64, outcome: SnapshotOutcome, damaged: bool },
+    SnapshotSent { transfer: u64, outcome: SnapshotOutcome },
     /// A snapshot came in, is checked and durable; the reply says whether it is of use.
     SnapshotReceived { from: Peer, meta: SnapshotMeta, reply: oneshot::Sender<bool> },
     /// The group cannot go on.

@@ -134,11 +134,14 @@ fn packed(size: &Size, report: &mut Report) {
     report.add("commands of 64 B in packed appends, processor time each", "", "us", command_work, None);
 }
 
+/// What is timed, how, and whether it has a goal.
+type Run<'a> = (&'static str, &'a dyn Fn() -> Duration, Option<Goal>);
+
 fn bulk(size: &Size, report: &mut Report) {
     let bare = bare::Pair::new();
     let (ethernet, ours) = (ours::Pair::new(Link::Ethernet), ours::Pair::new(Link::Loopback));
     let bytes = size.bulk_bytes;
-    let runs: [(&'static str, &dyn Fn() -> Duration, Option<Goal>); 5] = [
+    let runs: [Run<'_>; 5] = [
         ("bulk, bare quinn", &|| bare.bulk(bytes), None),
         ("bulk, a snapshot", &|| ours.snapshot(bytes), Some(Goal::AtLeast)),
         ("bulk, entries of 16 KiB", &|| ours.entries(bytes), Some(Goal::AtLeast)),

@@ -77,18 +77,18 @@ impl Transfers {
         let abort = self.tasks.spawn(async move {
             let (to, last) = (send.to.node, send.meta.last);
             let ended = guarded(shared.send(send)).await.unwrap_or_else(|panic| Err(Broken::Failed(panic)));
-            let (outcome, damaged, reason) = match ended {
-                Ok(()) => (SnapshotOutcome::Delivered, false, None),
-                Err(Broken::Failed(reason)) => (SnapshotOutcome::Failed, false, Some(reason)),
-                Err(Broken::Refused(reason)) => (SnapshotOutcome::Refused, false, Some(reason)),
-                Err(Broken::Damaged(reason)) => (SnapshotOutcome::Failed, true, Some(reason)),
+            let (outcome, reason) = match ended {
+                Ok(()) => (SnapshotOutcome::Delivered, None),
+                Err(Broken::Failed(reason)) => (SnapshotOutcome::Failed, Some(reason)),
+                Err(Broken::Refused(reason)) => (SnapshotOutcome::Refused, Some(reason)),
+                Err(Broken::Damaged(reason)) => (SnapshotOutcome::Damaged, Some(reason)),
             };
             if let Some(reason) = reason {
                 tracing::warn!(node = %shared.local.node, peer = %to, %last, ?outcome, %reason, "a snapshot was not sent");
                 let reason = format!("sending the snapshot of {last} to node {to}: {reason}");
                 shared.progress.note(|status| status.last_failure = Some(reason.into()));
             }
-            shared.mailbox.complete(Completion::SnapshotSent { transfer, outcome, damaged });
+            shared.mailbox.complete(Completion::SnapshotSent { transfer, outcome });
         });
         self.aborts.insert(transfer, abort);
     }
@@ -114,7 +114,6 @@ impl Shared {
         let mut stream = self.transport.open_snapshot(to.node).await.map_err(failed)?;
         let start = TransferStatus { last, bytes: 0, size_bytes };
         let mut ongoing = self.progress.begin(What::Sending(to.node), start);
-        self.progress.note(|status| status.sends_begun += 1);
         let Folder { cluster, group, .. } = self.folder;
         let offer = Offer { cluster, group, term, from: self.local, to, meta };
         in_time(stream.send(transfer::encode_offer(&offer).map_err(failed)?)).await?;
@@ -128,6 +127,7 @@ impl Shared {
                 blocking(move || source.skip(offset, checksum)).await.map_err(damaged)?
             }
         };
+        self.progress.note(|status| status.sends_begun += 1);
         if self.send_chunks(&mut *stream, source, &mut ongoing).await? != checksum {
             return Err(Broken::Damaged("its checksum does not match any more".to_owned()));
         }

@@ -727,6 +727,7 @@ impl World {
                 SnapshotOutcome::Delivered => "snapshots delivered",
                 SnapshotOutcome::Failed => "snapshot transfers broken",
                 SnapshotOutcome::Refused => "snapshot transfers refused",
+                SnapshotOutcome::Damaged => "snapshot transfers of damaged files",
             },
             EngineEvent::SnapshotLost { .. } => "delivered snapshots lost",
             EngineEvent::SnapshotInstalled { .. } => "snapshots installed",

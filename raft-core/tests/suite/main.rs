@@ -14,8 +14,9 @@ use broken::{Broken, Bug, Disk};
 use raft_core::LogStore;
 use raft_core::log_store::{Claim, LogState, StorageError, Write};
 use raft_core::mem::MemLogStore;
+use raft_core::testing::suite::Report;
 use raft_core::testing::suite::log_store::Topic::*;
-use raft_core::testing::suite::log_store::{Report, Suite, Topic, cases};
+use raft_core::testing::suite::log_store::{Case, Suite, Topic, cases};
 use raft_core::types::{ClusterId, Entry, GroupId, Incarnation, Index, NodeId};
 
 /// A case or topic to run alone, as `RAFT_CASE=truncation/at_every_position`.
@@ -52,7 +53,7 @@ fn the_cases_have_names() {
 #[test]
 fn one_case_runs_alone() {
     let suite = || Suite::new(|| || MemLogStore::new());
-    let ran = |report: &Report| report.passed().map(ToString::to_string).collect::<Vec<_>>();
+    let ran = |report: &Report<Case>| report.passed().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(ran(&suite().only("order/nothing_in_a_new_store").run()), ["order/nothing_in_a_new_store"]);
     assert!(ran(&suite().only("order/").run()).iter().all(|name| name.starts_with("order/")));
     assert_eq!(suite().only("no such case").run().to_string(), "no case has such a name\n");
@@ -100,7 +101,7 @@ fn a_store_that_needs_a_runtime_runs_within_one() {
     report.assert_passed();
 }
 
-fn run(bug: Bug, only: &str) -> Report {
+fn run(bug: Bug, only: &str) -> Report<Case> {
     // The largest entries find nothing that smaller ones do not, and take the most time.
     let suite = Suite::new(move || {
         let disk = Disk::new(bug);

@@ -1,19 +1,16 @@
 //! What a case plays on: a store, a model of what it must hold, and a note of each step.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::model::Model;
 use crate::log_store::{Claim, LogState, LogStore, StorageError, StorageErrorKind, Write};
+pub(super) use crate::testing::suite::Failure;
 use crate::testing::{display, polled};
 use crate::types::{
     ClusterId, Entry, EntryId, GroupId, HardState, Incarnation, Index, NodeId, Payload, Term,
 };
-
-/// How many of the last steps a failure tells.
-const STEPS_TOLD: usize = 12;
 
 /// Opens the store in one place.
 pub(super) type Open = Box<dyn Fn() -> Box<dyn LogStore>>;
@@ -23,50 +20,6 @@ pub(super) type Check = Result<(), Failure>;
 
 /// The group of cases that need only one.
 pub(super) const GROUP: GroupId = GroupId(1);
-
-/// What was expected of the store, what came, and what had been done by then.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    expected: String,
-    came: String,
-    steps: Vec<String>,
-}
-
-impl Failure {
-    pub(super) fn new(expected: impl Into<String>, came: impl Into<String>) -> Self {
-        Self { expected: expected.into(), came: came.into(), steps: Vec::new() }
-    }
-
-    /// What the contract asks for.
-    pub fn expected(&self) -> &str {
-        &self.expected
-    }
-
-    /// What the store did instead.
-    pub fn came(&self) -> &str {
-        &self.came
-    }
-
-    /// What had been done to the store, in order.
-    pub fn steps(&self) -> &[String] {
-        &self.steps
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "    expected: {}", self.expected)?;
-        writeln!(f, "    came:     {}", self.came)?;
-        let skipped = self.steps.len().saturating_sub(STEPS_TOLD);
-        if skipped > 0 {
-            writeln!(f, "    after:    {skipped} steps, then")?;
-        }
-        for (at, step) in self.steps.iter().enumerate().skip(skipped) {
-            writeln!(f, "    {} {step}", if at == 0 { "after:   " } else { "         " })?;
-        }
-        Ok(())
-    }
-}
 
 /// See above. `largest_entry_bytes` is what a command may have at most.
 pub(super) struct Bench {
@@ -94,7 +47,7 @@ impl Bench {
     }
 
     pub(super) fn failure(&self, expected: impl Into<String>, came: impl Into<String>) -> Failure {
-        Failure { steps: self.steps.clone(), ..Failure::new(expected, came) }
+        Failure::new(expected, came).after(self.steps.clone())
     }
 
     pub(super) fn step(&mut self, step: impl Into<String>) {

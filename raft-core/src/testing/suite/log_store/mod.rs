@@ -31,7 +31,6 @@ mod limits;
 mod model;
 mod order;
 mod reopening;
-mod report;
 mod rows;
 mod sizes;
 mod truncation;
@@ -40,9 +39,8 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-pub use bench::Failure;
-pub use report::Report;
-
+use super::report::panic_text;
+use super::{Failure, Report};
 use crate::config::MAX_ENTRY_BYTES_LIMIT;
 use crate::log_store::LogStore;
 use bench::{Bench, Check, Open};
@@ -243,9 +241,10 @@ impl Suite {
     }
 
     /// Runs the cases, one after the other.
-    pub fn run(&self) -> Report {
+    pub fn run(&self) -> Report<Case> {
         let chosen = cases().filter(|case| case.to_string().contains(&self.only));
-        Report::new(chosen.map(|case| (case, self.run_case(case))).collect())
+        let outcomes = chosen.map(|case| (case, self.run_case(case))).collect();
+        Report::new("store", Case::rule, outcomes)
     }
 
     fn run_case(&self, case: &Case) -> Check {
@@ -256,12 +255,7 @@ impl Suite {
             (case.run)(bench)
         }));
         outcome.unwrap_or_else(|panic| {
-            let text = panic
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_owned())
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_default();
-            let came = format!("a panic: {text}");
+            let came = panic_text(&*panic);
             Err(match &bench {
                 Some(bench) => bench.failure("no panic", came),
                 None => Failure::new("no panic", came),

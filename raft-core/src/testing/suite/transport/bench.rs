@@ -1,6 +1,5 @@
 //! What a case plays on: nodes of a fresh network, messages that are known by their number, and waiting.
 
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,11 +11,9 @@ use tokio::time::{sleep, timeout};
 
 use super::recorder::Recorder;
 use crate::message::{AppendRequest, Envelope, Message, VoteResponse};
+use crate::testing::suite::Failure;
 use crate::transport::{LocalNode, SnapshotStream, Transport, TransportError};
 use crate::types::{ClusterId, Entry, EntryId, GroupId, Incarnation, Lineage, NodeId, Payload, Peer};
-
-/// How many of the last steps a failure tells.
-const STEPS_TOLD: usize = 12;
 
 /// How long nothing may arrive where nothing is to arrive. All the while there are messages that could.
 const QUIET: Duration = Duration::from_millis(300);
@@ -45,50 +42,6 @@ pub(super) type Networks = Arc<dyn Fn(ClusterId) -> Network + Send + Sync>;
 /// What a case comes to.
 pub(super) type Check = Result<(), Failure>;
 
-/// What was expected of the transport, what came, and what had been done by then.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    expected: String,
-    came: String,
-    steps: Vec<String>,
-}
-
-impl Failure {
-    pub(super) fn new(expected: impl Into<String>, came: impl Into<String>) -> Self {
-        Self { expected: expected.into(), came: came.into(), steps: Vec::new() }
-    }
-
-    /// What the contract asks for.
-    pub fn expected(&self) -> &str {
-        &self.expected
-    }
-
-    /// What the transport did instead.
-    pub fn came(&self) -> &str {
-        &self.came
-    }
-
-    /// What had been done to the transports, in order.
-    pub fn steps(&self) -> &[String] {
-        &self.steps
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "    expected: {}", self.expected)?;
-        writeln!(f, "    came:     {}", self.came)?;
-        let skipped = self.steps.len().saturating_sub(STEPS_TOLD);
-        if skipped > 0 {
-            writeln!(f, "    after:    {skipped} steps, then")?;
-        }
-        for (at, step) in self.steps.iter().enumerate().skip(skipped) {
-            writeln!(f, "    {} {step}", if at == 0 { "after:   " } else { "         " })?;
-        }
-        Ok(())
-    }
-}
-
 /// What the transports under test are to keep, and how long to wait for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -111,7 +64,7 @@ impl Steps {
     }
 
     pub(super) fn failure(&self, expected: impl Into<String>, came: impl Into<String>) -> Failure {
-        Failure { steps: lock(&self.0).clone(), ..Failure::new(expected, came) }
+        Failure::new(expected, came).after(lock(&self.0).clone())
     }
 }
 

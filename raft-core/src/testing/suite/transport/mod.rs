@@ -42,7 +42,6 @@ mod lanes;
 mod peers;
 mod queues;
 mod recorder;
-mod report;
 mod stopping;
 mod streams;
 
@@ -51,9 +50,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use bench::Failure;
-pub use report::Report;
-
+use super::report::panic_text;
+use super::{Failure, Report};
 use crate::config::MAX_ENTRY_BYTES_LIMIT;
 use crate::transport::Transport;
 use crate::types::{ClusterId, NodeId};
@@ -238,9 +236,10 @@ impl Suite {
     }
 
     /// Runs the cases, one after the other.
-    pub fn run(&self) -> Report {
+    pub fn run(&self) -> Report<Case> {
         let chosen = cases().filter(|case| case.to_string().contains(&self.only));
-        Report::new(chosen.map(|case| (case, self.run_case(case))).collect())
+        let outcomes = chosen.map(|case| (case, self.run_case(case))).collect();
+        Report::new("transport", Case::rule, outcomes)
     }
 
     /// On a thread of its own, so that it may be called from within a runtime, and a panic is caught.
@@ -248,14 +247,7 @@ impl Suite {
         let (networks, limits, steps) = (Arc::clone(&self.networks), self.limits, Steps::default());
         let noted = steps.clone();
         let ran = std::thread::spawn(move || run(case, networks, limits, steps)).join();
-        ran.unwrap_or_else(|panic| {
-            let text = panic
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_owned())
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_default();
-            Err(noted.failure("no panic", format!("a panic: {text}")))
-        })
+        ran.unwrap_or_else(|panic| Err(noted.failure("no panic", panic_text(&*panic))))
     }
 }
 

@@ -138,7 +138,7 @@ fn bulk(size: &Size, report: &mut Report) {
     let bare = bare::Pair::new();
     let (ethernet, ours) = (ours::Pair::new(Link::Ethernet), ours::Pair::new(Link::Loopback));
     let bytes = size.bulk_bytes;
-    let runs: [(&'static str, &dyn Fn() -> Duration, Option<Goal>); 5] = [
+    let runs: [Run<'_>; 5] = [
         ("bulk, bare quinn", &|| bare.bulk(bytes), None),
         ("bulk, a snapshot", &|| ours.snapshot(bytes), Some(Goal::AtLeast)),
         ("bulk, entries of 16 KiB", &|| ours.entries(bytes), Some(Goal::AtLeast)),
@@ -218,6 +218,9 @@ fn processor_seconds() -> f64 {
     };
     threads.filter_map(used).sum::<f64>() / 1e9
 }
+
+/// A name, what to time, and whether something is asked of it.
+type Run<'a> = (&'static str, &'a dyn Fn() -> Duration, Option<Goal>);
 
 /// The middle and the slow end of many round trips, in microseconds.
 struct Trips {

@@ -106,13 +106,25 @@ impl LaneQueue {
         }
         let Some(mut stream) = state.idle.take() else { return false };
         let pack = state.take_pack();
-        let mut frames = [self.encode(&pack)];
+        let (frames, count) = self.encode(&pack);
+        let bytes = frames.len();
+        let mut frames = [frames];
         let mut nobody = Context::from_waker(Waker::noop());
         while !frames[0].is_empty() {
             let written = pin!(stream.write_chunks(&mut frames)).poll(&mut nobody);
-            // An error is found again by the writer.
-            let Poll::Ready(Ok(_)) = written else { break };
+            match written {
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => {
+                    // The connection has ended: the writer finds out why.
+                    self.counters.dropped.add(count);
+                    state.idle = Some(stream);
+                    state.closed = true;
+                    return false;
+                }
+                Poll::Pending => break,
+            }
         }
+        self.count_sent(count, bytes);
         let [rest] = frames;
         state.rest = rest;
         state.idle = Some(stream);
@@ -168,10 +180,12 @@ impl LaneQueue {
                     if !work.rest.is_empty() {
                         work.stream.write_chunk(work.rest).await?;
                     }
-                    let frames = self.encode(&work.pack);
+                    let (frames, count) = self.encode(&work.pack);
                     drop(work.pack);
-                    if !frames.is_empty() {
+                    let bytes = frames.len();
+                    if bytes > 0 {
                         work.stream.write_chunk(frames).await?;
+                        self.count_sent(count, bytes);
                     }
                     stream = work.stream;
                 }
@@ -185,10 +199,16 @@ impl LaneQueue {
         }
     }
 
-    /// The frames of `pack`: one of all, or, where a message cannot be encoded, one of each that can. Counts them.
-    fn encode(&self, pack: &[Envelope]) -> Bytes {
+    fn count_sent(&self, messages: usize, bytes: usize) {
+        self.counters.sent.add(messages);
+        self.counters.sent_bytes.add(bytes);
+    }
+
+    /// The frames of `pack`, and how many of its messages are in them: one frame of all, or, where a message cannot be encoded,
+    /// one of each that can.
+    fn encode(&self, pack: &[Envelope]) -> (Bytes, usize) {
         if pack.is_empty() {
-            return Bytes::new();
+            return (Bytes::new(), 0);
         }
         let bytes = wire::FRAME_HEADER_BYTES + pack.iter().map(Envelope::bytes).sum::<usize>();
         let mut frames = Vec::with_capacity(bytes);
@@ -196,10 +216,8 @@ impl LaneQueue {
         if wire::encode_frame(self.version, pack, &mut frames).is_err() {
             sent = pack.iter().filter(|envelope| self.encode_one(envelope, &mut frames)).count();
         }
-        self.counters.sent.add(sent);
-        self.counters.sent_bytes.add(frames.len());
         self.counters.dropped.add(pack.len() - sent);
-        frames.into()
+        (frames.into(), sent)
     }
 
     fn encode_one(&self, envelope: &Envelope, frames: &mut Vec<u8>) -> bool {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{Connection, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
-use raft_core::transport::{MAX_SNAPSHOT_FRAME_BYTES, TransportError};
+use raft_core::transport::TransportError;
 
-use crate::snapshot::MAX_WINDOW_BYTES;
+use crate::snapshot::MAX_ON_THE_WAY_BYTES;
 
 /// The smallest datagram that QUIC may count on.
 const MIN_MTU: u16 = 1200;
@@ -21,11 +21,10 @@ const STREAM_WINDOW_BYTES: u32 = 6 << 20;
 const LANES: u32 = 2;
 /// Snapshots that a peer may send to us at once, and that we send to it.
 const MAX_SNAPSHOTS: u32 = 4;
-/// What a snapshot has on its way at most: its window, and the frame that goes beyond it.
-const SNAPSHOT_BYTES: u32 = (MAX_WINDOW_BYTES + MAX_SNAPSHOT_FRAME_BYTES) as u32;
 /// For all streams of a connection together: room for each, so that neither a full append lane nor snapshots that nobody
 /// reads hold the control lane up.
-const CONNECTION_WINDOW_BYTES: u32 = LANES * STREAM_WINDOW_BYTES + MAX_SNAPSHOTS * SNAPSHOT_BYTES;
+const CONNECTION_WINDOW_BYTES: u32 =
+    LANES * STREAM_WINDOW_BYTES + MAX_SNAPSHOTS * MAX_ON_THE_WAY_BYTES as u32;
 /// The same before the peer is admitted: it may say its hello, and nothing that we would have to keep.
 const STRANGER_WINDOW_BYTES: u32 = 8 << 10;
 /// The hello.

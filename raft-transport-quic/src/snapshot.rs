@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -38,13 +38,13 @@ const TAKEN: u32 = 1 << 31;
 /// Bytes on the way from which the next frame waits: on loopback, about a millisecond of the receiver's work.
 const MIN_WINDOW_BYTES: usize = 512 << 10;
 /// The same on a long way, where that would be too slow.
-pub(crate) const MAX_WINDOW_BYTES: usize = 2 << 20;
+const MAX_WINDOW_BYTES: usize = 2 << 20;
 /// What a snapshot may be sent at over a long way: 500 Mbit/s.
 const BYTES_PER_SECOND: f64 = 64e6;
 /// How many bytes are taken before the other end is told.
 const TELL_BYTES: usize = 64 << 10;
-/// Frames that are taken off the stream while we wait to send, to find what was taken of ours behind them.
-const MAX_EARLY_FRAMES: usize = 2;
+/// What may be on the way at most: a full window, and the frame that went beyond it.
+pub(crate) const MAX_ON_THE_WAY_BYTES: usize = MAX_WINDOW_BYTES + MAX_SNAPSHOT_FRAME_BYTES;
 
 /// Opens a stream for a snapshot; waits at most `limit` for the peer to have room for one more.
 pub(crate) async fn open(
@@ -113,7 +113,12 @@ struct Outgoing {
 struct Incoming {
     /// The frame that is arriving: its header, then its bytes.
     buffer: BytesMut,
-    early: VecDeque<Bytes>,
+    /// How many of its bytes count as taken already.
+    counted: usize,
+    /// Frames that came while we waited to send: what the peer took of ours is told behind them. They are bounded by the peer's
+    /// window, because they are not taken yet; with how many of their bytes count so all the same.
+    early: VecDeque<(Bytes, usize)>,
+    early_bytes: usize,
     /// We opened the stream, or the peer has sent a frame: from then on it may take its time between two frames.
     begun: bool,
     ended: bool,
@@ -121,7 +126,8 @@ struct Incoming {
 
 /// What the peer sent.
 enum Arrival {
-    Frame(Bytes),
+    /// A frame, and how many of its bytes count as taken.
+    Frame(Bytes, usize),
     /// It took something.
     Taken,
     End,
@@ -133,11 +139,6 @@ impl Incoming {
         self.buffer.first_chunk::<HEADER_BYTES>().map(|header| u32::from_le_bytes(*header))
     }
 
-    /// A frame is coming that there is no room for.
-    fn is_full(&self) -> bool {
-        self.early.len() >= MAX_EARLY_FRAMES && self.buffer.len() >= HEADER_BYTES
-    }
-
     /// How many bytes are missing to the end of the frame, or of its header where that is not there yet.
     fn missing(&self) -> Result<usize, Fault> {
         match self.header() {
@@ -147,6 +148,9 @@ impl Incoming {
             Some(END) => Ok(0),
             Some(length) if length as usize > MAX_SNAPSHOT_FRAME_BYTES => {
                 Err(malformed(format!("a snapshot's frame of {length} bytes")))
+            }
+            Some(length) if length as usize + self.early_bytes > MAX_ON_THE_WAY_BYTES => {
+                Err(malformed("more of a snapshot than its window holds"))
             }
             Some(length) => Ok(HEADER_BYTES + length as usize - self.buffer.len()),
         }
@@ -165,22 +169,24 @@ impl QuicSnapshotStream {
             torn: false,
             finished: false,
         };
-        let incoming =
-            Incoming { buffer: BytesMut::new(), early: VecDeque::new(), begun: false, ended: false };
+        let incoming = Incoming {
+            buffer: BytesMut::new(),
+            counted: 0,
+            early: VecDeque::new(),
+            early_bytes: 0,
+            begun: false,
+            ended: false,
+        };
         Self { connection, send, receive, counters, outgoing, incoming }
     }
 
-    /// What the peer sends next. Whatever was read stays with us, so the future may be dropped at any time.
-    async fn arrival(&mut self) -> Result<Arrival, Fault> {
+    /// What the peer sends next; what is read of a frame counts as taken at once where it is `wanted` now. Whatever was read
+    /// stays with us, so the future may be dropped at any time.
+    async fn arrival(&mut self, wanted: bool) -> Result<Arrival, Fault> {
         loop {
             let missing = self.incoming.missing()?;
             if missing == 0 {
                 return self.take_arrival();
-            }
-            if self.incoming.is_full() {
-                // Both ends send and neither takes: it is their users' turn, unless the peer leaves.
-                let stopped = self.send.stopped().await;
-                return Err(Fault::Lost(stopped.map_or_else(|error| error.to_string(), |_| LEFT.to_owned())));
             }
             self.incoming.buffer.reserve(missing);
             let idle = self.incoming.begun && self.incoming.buffer.is_empty();
@@ -197,7 +203,13 @@ impl QuicSnapshotStream {
                     return Err(Fault::Lost(LEFT.to_owned()));
                 }
                 0 => return Err(malformed("a snapshot's stream ended within a frame")),
-                _ => self.tell_taken(),
+                _ if wanted => {
+                    let arrived = self.incoming.buffer.len().saturating_sub(HEADER_BYTES);
+                    let new = arrived - self.incoming.counted;
+                    self.incoming.counted = arrived;
+                    self.take(new);
+                }
+                _ => {}
             }
         }
     }
@@ -222,11 +234,20 @@ impl QuicSnapshotStream {
             return Ok(Arrival::End);
         }
         counters.snapshot_received_bytes.add(frame.len());
-        Ok(Arrival::Frame(frame.freeze()))
+        Ok(Arrival::Frame(frame.freeze(), std::mem::take(&mut incoming.counted)))
     }
 
     /// Reads at most `missing` bytes; 0 at the stream's end. Sends on the way what tells the peer what was taken.
     fn poll_read(&mut self, cx: &mut Context<'_>, missing: usize) -> Poll<Result<usize, Fault>> {
+        self.poll_tell(cx);
+        let mut room = (&mut self.incoming.buffer).limit(missing);
+        pin!(self.receive.read_buf(&mut room)).poll(cx).map_err(|error| match error.downcast::<ReadError>() {
+            Ok(error) => error.into(),
+            Err(error) => Fault::Lost(error.to_string()),
+        })
+    }
+
+    fn poll_tell(&mut self, cx: &mut Context<'_>) {
         while !self.outgoing.telling.is_empty() {
             match Pin::new(&mut self.send).poll_write(cx, &self.outgoing.telling) {
                 Poll::Ready(Ok(count)) => self.outgoing.telling.advance(count),
@@ -235,32 +256,27 @@ impl QuicSnapshotStream {
                 Poll::Pending => break,
             }
         }
-        let before = self.incoming.buffer.len();
-        let mut room = (&mut self.incoming.buffer).limit(missing);
-        let read = pin!(self.receive.read_buf(&mut room)).poll(cx);
-        if let Poll::Ready(Ok(count)) = read {
-            // Headers count for nothing.
-            self.outgoing.taken += (before + count).saturating_sub(before.max(HEADER_BYTES));
-        }
-        read.map_err(|error| match error.downcast::<ReadError>() {
-            Ok(error) => error.into(),
-            Err(error) => Fault::Lost(error.to_string()),
-        })
     }
 
-    /// Tells the peer what was taken, when it is worth it; not in the middle of a frame of ours.
-    fn tell_taken(&mut self) {
-        let Outgoing { taken, telling, torn, finished: _, .. } = &mut self.outgoing;
+    /// Counts what our user took, and tells the peer when it is worth it; not in the middle of a frame of ours.
+    fn take(&mut self, bytes: usize) {
+        let Outgoing { taken, telling, torn, .. } = &mut self.outgoing;
+        *taken += bytes;
         if *taken >= TELL_BYTES && !*torn {
-            telling.put_u32_le(TAKEN | (*taken as u32 & !TAKEN));
+            telling.put_u32_le(TAKEN | *taken as u32);
             *taken = 0;
+            // What does not fit at once goes before the next read or frame.
+            self.poll_tell(&mut Context::from_waker(Waker::noop()));
         }
     }
 
     /// Waits for something that changes what may be sent.
     async fn wait(&mut self) -> Result<(), Fault> {
-        match self.arrival().await? {
-            Arrival::Frame(frame) => self.incoming.early.push_back(frame),
+        match self.arrival(false).await? {
+            Arrival::Frame(frame, counted) => {
+                self.incoming.early_bytes += frame.len();
+                self.incoming.early.push_back((frame, counted));
+            }
             Arrival::Taken | Arrival::End => {}
         }
         Ok(())
@@ -322,12 +338,17 @@ impl SnapshotStream for QuicSnapshotStream {
     }
 
     async fn receive(&mut self) -> Result<Option<Bytes>, TransportError> {
-        if let Some(frame) = self.incoming.early.pop_front() {
+        if let Some((frame, counted)) = self.incoming.early.pop_front() {
+            self.incoming.early_bytes -= frame.len();
+            self.take(frame.len() - counted);
             return Ok(Some(frame));
         }
         while !self.incoming.ended {
-            match self.arrival().await {
-                Ok(Arrival::Frame(frame)) => return Ok(Some(frame)),
+            match self.arrival(true).await {
+                Ok(Arrival::Frame(frame, counted)) => {
+                    self.take(frame.len() - counted);
+                    return Ok(Some(frame));
+                }
                 Ok(Arrival::Taken) => {}
                 Ok(Arrival::End) => break,
                 Err(fault) => return Err(self.broken(&fault)),

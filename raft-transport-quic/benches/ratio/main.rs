@@ -222,6 +222,9 @@ fn processor_seconds() -> f64 {
     threads.filter_map(used).sum::<f64>() / 1e9
 }
 
+/// A name, what to time, and whether something is asked of it.
+type Run<'a> = (&'static str, &'a dyn Fn() -> Duration, Option<Goal>);
+
 /// The middle and the slow end of many round trips, in microseconds.
 struct Trips {
     p50: f64,

@@ -117,7 +117,11 @@ fn finds(topic: Topic, bugs: &[(Bug, &[Topic])]) {
     let mut wrong = Vec::new();
     for &(bug, beside) in bugs {
         let report = run(bug, "");
-        let found: BTreeSet<Topic> = report.failed().map(|(case, _)| case.topic()).collect();
+        let mut found: BTreeSet<Topic> = report.failed().map(|(case, _)| case.topic()).collect();
+        if bug == Bug::RowsFirst {
+            // A read beside the write sees the half of it or not, as the threads happen to run.
+            found.remove(&Concurrency);
+        }
         let expected: BTreeSet<Topic> = beside.iter().copied().chain([topic]).collect();
         if found != expected {
             wrong.push(format!("{bug:?} is found by {found:?}, not just by {expected:?}"));

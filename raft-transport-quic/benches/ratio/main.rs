@@ -134,9 +134,6 @@ fn packed(size: &Size, report: &mut Report) {
     report.add("commands of 64 B in packed appends, processor time each", "", "us", command_work, None);
 }
 
-/// What is timed, how, and whether it has a goal.
-type Run<'a> = (&'static str, &'a dyn Fn() -> Duration, Option<Goal>);
-
 fn bulk(size: &Size, report: &mut Report) {
     let bare = bare::Pair::new();
     let (ethernet, ours) = (ours::Pair::new(Link::Ethernet), ours::Pair::new(Link::Loopback));

@@ -68,9 +68,12 @@ async fn begun(cluster: &Cluster) -> u64 {
 async fn a_large_state_survives_a_kill_of_either_end() {
     let (state_mib, rate_mib) = (number("RAFT_KV_STATE_MIB", 12), number("RAFT_KV_RATE_MIB", 3));
     let state_bytes = state_mib << 20;
+    let values = state_bytes / VALUE_BYTES as u64;
+    // A few on the way: so many entries are also kept behind each.
+    let entries = values / 5;
     let mut cluster = Cluster::prepare(3);
     for node in &mut cluster.nodes {
-        node.more = ["--snapshot-rate", &rate_mib.to_string(), "--snapshot-entries", "40"]
+        node.more = ["--snapshot-rate", &rate_mib.to_string(), "--snapshot-entries", &entries.to_string()]
             .map(str::to_owned)
             .to_vec();
     }
@@ -80,7 +83,6 @@ async fn a_large_state_survives_a_kill_of_either_end() {
     let needed = status(&cluster.nodes[late]).await.last.index;
     cluster.nodes[late].kill();
     let client = Client::new(&cluster.addresses()).unwrap().with_timeout(Duration::from_secs(60));
-    let values = state_bytes / VALUE_BYTES as u64;
     for number in 0..values {
         let mut value = vec![0; VALUE_BYTES];
         fastrand::Rng::with_seed(number).fill(&mut value);

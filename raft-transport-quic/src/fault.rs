@@ -1,5 +1,5 @@
-//! Why a connection ends, and what the peer is told of it: a code, and where we refuse a peer whose certificate we have
-//! verified, why. All other reasons stay in our log.
+//! Why a connection ends, and what the peer is told of it: a code, and no more, since a stranger need not know what it takes to get
+//! in. Only a peer that has proved to be the node that it says, and that the cluster does not take, is told why.
 
 use quinn::{ConnectionError, ReadError, ReadExactError, VarInt, WriteError};
 
@@ -28,6 +28,9 @@ pub(crate) enum Fault {
     /// We do not talk to this peer.
     #[error("refused: {0}")]
     Refused(String),
+    /// The peer is who it says, and this node's configuration speaks against it: it is told why.
+    #[error("refused: {0}")]
+    NotAdmitted(String),
     /// No version in common.
     #[error("refused: {0}")]
     Version(String),
@@ -44,7 +47,7 @@ impl Fault {
         VarInt::from_u32(match self {
             Self::Goodbye | Self::Lost(_) => GOODBYE,
             Self::Superseded => SUPERSEDED,
-            Self::Refused(_) => REFUSED,
+            Self::Refused(_) | Self::NotAdmitted(_) => REFUSED,
             Self::Version(_) => VERSION,
             Self::Malformed(_) => MALFORMED,
         })
@@ -53,7 +56,7 @@ impl Fault {
     /// What the peer is told beside the code.
     pub(crate) fn told(&self) -> &[u8] {
         match self {
-            Self::Refused(reason) => &reason.as_bytes()[..reason.floor_char_boundary(MAX_TOLD_BYTES)],
+            Self::NotAdmitted(reason) => &reason.as_bytes()[..reason.floor_char_boundary(MAX_TOLD_BYTES)],
             _ => &[],
         }
     }

@@ -192,7 +192,7 @@ impl Shared {
         let link = Arc::new(link);
         loop {
             let epoch = self.peers.epoch();
-            self.inbox.admit(hello.from, hello.lineage).map_err(Fault::Refused)?;
+            self.inbox.admit(hello.from, hello.lineage).map_err(Fault::NotAdmitted)?;
             match self.peers.register(&link, epoch, self.local.peer.node)? {
                 Registered::Kept { again } => {
                     self.counters.reconnects.add(usize::from(again));
@@ -207,7 +207,7 @@ impl Shared {
     /// Counts why a connection did not come to be.
     pub(crate) fn count(&self, fault: &Fault) {
         match fault {
-            Fault::Refused(_) | Fault::Version(_) => self.counters.refused.add(1),
+            Fault::Refused(_) | Fault::NotAdmitted(_) | Fault::Version(_) => self.counters.refused.add(1),
             Fault::Malformed(_) => self.counters.malformed.add(1),
             Fault::Goodbye | Fault::Superseded | Fault::Lost(_) => {}
         }

@@ -59,8 +59,13 @@ impl Transfers {
         let Message::TimeoutNow(told) = &envelope.message else { return Ok(()) };
         let target = nodes.iter().find(|node| node.peer() == envelope.to);
         let held = target.and_then(|node| node.disk.image().term(view.last.index));
+        // A later leader may have changed what the target had promised, and this one does not know yet.
+        let holds = target.is_some_and(|node| {
+            let image = node.disk.image();
+            image.holds(view.last.index, Some(view.last.term)) || image.hard_state().term > view.term
+        });
         let voter = view.voters.contains(&envelope.to.node);
-        if told.term != view.term || view.role != RoleName::Leader || held != Some(view.last.term) || !voter {
+        if told.term != view.term || view.role != RoleName::Leader || !holds || !voter {
             return Err(Broken::new(
                 "a leader tells only a voter that holds its whole log to take over",
                 format!(

@@ -1,5 +1,6 @@
 //! What an operator does to a log while no node runs on it: a new lineage after a majority was lost, a backup restored into a
 //! new cluster.
+#![cfg(feature = "runtime")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cluster;

@@ -174,11 +174,13 @@ impl Engine {
                 if expected {
                     // The last of our entries that can be the follower's too.
                     let highest = hint.index.min(prev);
-                    let common = if highest < self.log.base().index {
-                        // Nothing to compare with is left: the peer needs a snapshot.
-                        highest
+                    let base = self.log.base().index;
+                    let common = self.log.last_not_above(highest, hint.term);
+                    let common = if highest < base || common.term > hint.term {
+                        // They part at the base or before it: the peer needs a snapshot.
+                        highest.min(base.saturating_sub(1))
                     } else {
-                        self.log.last_not_above(highest, hint.term).index
+                        common.index
                     };
                     peer.probe_from(common + 1);
                 }

@@ -60,7 +60,7 @@ impl World {
         }
         let file = SnapshotFile::new(applied, request.membership, &added).map_err(broken)?;
         let (run, delay) = (self.run_of(node), self.random.below(self.settings.snapshot_max + 1));
-        self.plan(delay, Event::SnapshotTaken { node, run, file });
+        self.plan(delay, Event::SnapshotTaken { node, run, file: Box::new(file) });
         Ok(())
     }
 

@@ -39,7 +39,7 @@ pub(super) enum Event {
     SnapshotTaken {
         node: usize,
         run: u64,
-        file: SnapshotFile,
+        file: Box<SnapshotFile>,
     },
     /// A snapshot arrives, or its stream breaks.
     Transfer(Box<Transfer>),
@@ -340,7 +340,7 @@ impl World {
                 self.applied(node)
             }
             Event::SnapshotTaken { node, run, file } if run == self.run_of(node) && self.is_up(node) => {
-                self.snapshot_taken(node, file)
+                self.snapshot_taken(node, *file)
             }
             Event::Transfer(transfer) => self.transferred(*transfer),
             Event::SnapshotSent { node, run, number, outcome }

@@ -515,7 +515,7 @@ impl Engine {
             membership: self.membership().clone(),
             membership_index: self.log.membership().map_or(0, |(index, _)| index),
             change: self.change_status(),
-            dismissed: self.dismissed,
+            dismissed: self.dismissal(),
             lineage: self.lineage(),
             peers,
         }

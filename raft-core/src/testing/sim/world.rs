@@ -200,6 +200,7 @@ impl World {
         for &fault in &options.without {
             settings.switch_off(fault);
         }
+        settings.drop_spares();
         if subject.machine.is_some() {
             settings.config.max_entry_bytes = MACHINE_COMMAND_BYTES;
             settings.config.max_uncommitted_bytes += MACHINE_COMMAND_BYTES;

@@ -28,7 +28,7 @@ use redb::backends::FileBackend;
 use redb::{Builder, Database, StorageBackend};
 use tokio::sync::oneshot;
 
-pub use inspect::{Compacted, Damage, Entries, GroupLog, Inspector, Owner, Report, compact};
+pub use inspect::{Compacted, Damage, Entries, GroupLog, GroupSize, Inspector, Owner, Report, compact};
 pub use pages::Shutdown;
 pub use repair::{Repair, Repaired};
 

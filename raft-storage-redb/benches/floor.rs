@@ -173,20 +173,19 @@ impl StorageBackend for Holes {
 
 impl Log for Redb {
     fn append(&mut self, first: u64, count: u64) {
-        // The commit index rides along, as it does in a node.
-        let hard_state = HardState { term: 1, vote: Some(NodeId(1)), commit: first - 1 };
-        let write = Write {
-            group: GroupId(1),
-            entries: batch(first, count),
-            hard_state: Some(hard_state),
-            ..Write::default()
-        };
-        self.runtime.block_on(self.store.write(&[write])).unwrap();
+        self.runtime.block_on(self.store.write(&[append(first, count)])).unwrap();
     }
 
     fn tally(&self) -> Option<Tally> {
         Some(self.counts.tally())
     }
+}
+
+fn append(first: u64, count: u64) -> Write {
+    // The commit index rides along, as it does in a node.
+    let hard_state = HardState { term: 1, vote: Some(NodeId(1)), commit: first - 1 };
+    let entries = batch(first, count);
+    Write { group: GroupId(1), entries, hard_state: Some(hard_state), ..Write::default() }
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -239,51 +238,91 @@ fn commits(log: &mut dyn Log, count: u64, seconds: f64) -> Sample {
     Sample::new(commits, next - first, commits, took, since(log, before))
 }
 
+type Waiting = Arc<Mutex<Vec<oneshot::Sender<()>>>>;
+
 /// Producers that each wait for their entry before they hand in the next; what waits together is one commit.
-fn producers(mut log: Box<dyn Log>, seconds: f64) -> Sample {
-    type Waiting = Arc<Mutex<Vec<oneshot::Sender<()>>>>;
-    let waiting = Waiting::default();
-    let (filled, end) = (Arc::new(Notify::new()), Instant::now() + Duration::from_secs_f64(seconds));
-    let commits = Arc::new(AtomicU64::new(0));
-    let written = Arc::clone(&commits);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    for _ in 0..PRODUCERS {
-        let (waiting, filled) = (Arc::clone(&waiting), Arc::clone(&filled));
-        runtime.spawn(async move {
-            loop {
-                let (reply, done) = oneshot::channel();
-                waiting.lock().unwrap().push(reply);
-                filled.notify_one();
-                if done.await.is_err() {
-                    break;
+struct Producers {
+    runtime: tokio::runtime::Runtime,
+    waiting: Waiting,
+    handed_in: Arc<Notify>,
+}
+
+impl Producers {
+    fn start() -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (waiting, handed_in) = (Waiting::default(), Arc::new(Notify::new()));
+        for _ in 0..PRODUCERS {
+            let (waiting, handed_in) = (Arc::clone(&waiting), Arc::clone(&handed_in));
+            runtime.spawn(async move {
+                loop {
+                    let (reply, done) = oneshot::channel();
+                    waiting.lock().unwrap().push(reply);
+                    handed_in.notify_one();
+                    if done.await.is_err() {
+                        break;
+                    }
                 }
-            }
-        });
-    }
-    let (before, start) = (log.tally(), Instant::now());
-    let handle = runtime.handle().clone();
-    let writer = std::thread::spawn(move || {
-        let mut next = 1;
-        while Instant::now() < end {
-            let replies = std::mem::take(&mut *waiting.lock().unwrap());
-            if replies.is_empty() {
-                handle.block_on(filled.notified());
-                continue;
-            }
-            let count = replies.len() as u64;
-            log.append(next, count);
-            next += count;
-            written.fetch_add(1, Ordering::Relaxed);
-            for reply in replies {
-                let _ = reply.send(());
-            }
+            });
         }
-        (log, next - 1)
-    });
-    let (log, entries) = writer.join().unwrap();
+        Self { runtime, waiting, handed_in }
+    }
+}
+
+/// What waits; never nothing.
+async fn taken(waiting: &Waiting, handed_in: &Notify) -> Vec<oneshot::Sender<()>> {
+    loop {
+        let taken = std::mem::take(&mut *waiting.lock().unwrap());
+        if !taken.is_empty() {
+            return taken;
+        }
+        handed_in.notified().await;
+    }
+}
+
+fn reply_to(replies: Vec<oneshot::Sender<()>>) {
+    for reply in replies {
+        let _ = reply.send(());
+    }
+}
+
+/// A thread writes for the producers, and syncs.
+fn producers_of_raw(folder: &Path, seconds: f64) -> Sample {
+    let mut log = Raw::open(folder);
+    let Producers { runtime, waiting, handed_in } = Producers::start();
+    let (start, mut next, mut commits) = (Instant::now(), 1, 0);
+    while start.elapsed().as_secs_f64() < seconds {
+        let replies = runtime.block_on(taken(&waiting, &handed_in));
+        let count = replies.len() as u64;
+        log.append(next, count);
+        (next, commits) = (next + count, commits + 1);
+        reply_to(replies);
+    }
     let took = start.elapsed();
     runtime.shutdown_background();
-    Sample::new(commits.load(Ordering::Relaxed), entries, entries, took, since(&*log, before))
+    Sample::new(commits, next - 1, next - 1, took, None)
+}
+
+/// A task writes for the producers, as a node's does: the store has a thread of its own.
+fn producers_of_redb(folder: &Path, seconds: f64) -> Sample {
+    let Redb { store, counts, .. } = Redb::open(folder, &Options::default());
+    let Producers { runtime, waiting, handed_in } = Producers::start();
+    let (before, start) = (counts.tally(), Instant::now());
+    let writer = runtime.spawn(async move {
+        let (mut next, mut commits) = (1, 0);
+        while start.elapsed().as_secs_f64() < seconds {
+            let replies = taken(&waiting, &handed_in).await;
+            let count = replies.len() as u64;
+            store.write(&[append(next, count)]).await.unwrap();
+            (next, commits) = (next + count, commits + 1);
+            reply_to(replies);
+        }
+        (store, next - 1, commits)
+    });
+    let (_store, entries, commits) = runtime.block_on(writer).unwrap();
+    let took = start.elapsed();
+    runtime.shutdown_background();
+    Sample::new(commits, entries, entries, took, Some(counts.tally() - before))
 }
 
 /// As many groups as producers, each with a call of its own: the store's own group commit.
@@ -362,12 +401,12 @@ fn cases() -> Vec<Case> {
         add(named("redb", ", holes left"), "commits/s", Some((redb, None)), Box::new(holes));
     }
     let raw = format!("raw file, {PRODUCERS} producers");
-    add(raw.clone(), "entries/s", None, Box::new(|f, s| producers(Box::new(Raw::open(f)), s)));
+    add(raw.clone(), "entries/s", None, Box::new(producers_of_raw));
     add(
         format!("redb, {PRODUCERS} producers"),
         "entries/s",
         Some((raw.clone(), Some(0.75))),
-        Box::new(|f, s| producers(Box::new(Redb::open(f, &Options::default())), s)),
+        Box::new(producers_of_redb),
     );
     add(
         format!("redb, {PRODUCERS} groups"),

@@ -276,7 +276,7 @@ fn a_crash_at_every_operation_of_a_script_loses_nothing_acknowledged() {
     let mut rng = Rng::with_seed(3);
     let mut total = 0;
     // The settings that are not the default get every n-th point by default.
-    let stride = size("RAFT_STORAGE_CRASH_STRIDE", 9) as usize;
+    let stride = size("RAFT_STORAGE_CRASH_STRIDE", 17) as usize;
     for (name, options, stride) in [
         ("one phase", Options::default(), 1),
         ("two phases", Options::default().two_phase_commit(true), stride),
@@ -298,7 +298,7 @@ fn a_crash_at_every_operation_of_a_script_loses_nothing_acknowledged() {
 fn a_crash_at_every_operation_of_a_recovery_loses_nothing_that_was_seen() {
     let mut rng = Rng::with_seed(4);
     // From every n-th point of the script.
-    let stride = size("RAFT_STORAGE_CRASH_RECOVERY_STRIDE", 29) as usize;
+    let stride = size("RAFT_STORAGE_CRASH_RECOVERY_STRIDE", 89) as usize;
     for (name, options) in [
         ("one phase", Options::default()),
         ("one phase, not verified", Options::default().verify_on_open(false)),

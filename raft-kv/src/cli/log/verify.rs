@@ -67,7 +67,11 @@ fn sizes_text(groups: &[SizeBody]) -> String {
         let SizeBody { group, entries, payload_bytes } = size;
         format!("group {group}: {entries} entries are sound, {payload_bytes} bytes of payload")
     };
-    if groups.is_empty() { "no entries".to_owned() } else { groups.iter().map(text).collect::<Vec<_>>().join("\n") }
+    if groups.is_empty() {
+        "no entries".to_owned()
+    } else {
+        groups.iter().map(text).collect::<Vec<_>>().join("\n")
+    }
 }
 
 /// Checks everything, prints what was found, and is refused where something is damaged.

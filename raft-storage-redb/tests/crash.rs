@@ -133,17 +133,18 @@ struct Recovered {
 }
 
 impl Recovered {
-    /// The states, and the boots, that a second crash may leave. What a node has once seen it may have told: it stays.
+    /// What a second crash, before operation `at`, may leave: of the states that the workload may have left, and which numbers of
+    /// claims; `None` for that of the state. What a node has once seen it may have told: from then on it stays.
     fn possible(
         &self,
         at: usize,
         states: RangeInclusive<usize>,
-    ) -> (RangeInclusive<usize>, RangeInclusive<u64>) {
-        let states = if at < self.opened { states } else { self.state..=self.state };
-        (
-            states,
-            if at < self.claimed { self.boots..=self.boots + 1 } else { self.boots + 1..=self.boots + 1 },
-        )
+    ) -> (RangeInclusive<usize>, Option<RangeInclusive<u64>>) {
+        match at {
+            at if at < self.opened => (states, None),
+            at if at < self.claimed => (self.state..=self.state, Some(self.boots..=self.boots + 1)),
+            _ => (self.state..=self.state, Some(self.boots + 1..=self.boots + 1)),
+        }
     }
 }
 
@@ -205,16 +206,18 @@ impl Run {
         let possible = last..=(last + usize::from(acknowledged > 0)).min(self.states.len() - 1);
         let boots_before = claim(&store) - 1;
         let (possible, boots) = match before {
-            None => (possible, 0..=u64::MAX),
+            None => (possible, None),
             Some((first, at)) => first.possible(at, possible),
         };
-        assert!(boots.contains(&boots_before), "{what}: claimed {boots_before} times before, not {boots:?}");
         let state = possible.clone().find(|at| {
-            let Held { boots, model } = &self.states[*at];
-            (before.is_some() || *boots == boots_before) && model.is_held(&store)
+            let Held { boots: in_workload, model } = &self.states[*at];
+            let boots = boots.clone().unwrap_or(*in_workload..=*in_workload);
+            boots.contains(&boots_before) && model.is_held(&store)
         });
         let Some(state) = state else {
-            panic!("{what}: none of {possible:?} is held, or not claimed {boots_before} times")
+            panic!(
+                "{what}: claimed {boots_before} times before, of {boots:?}, and which of {possible:?} is held?"
+            )
         };
         let claimed = disk.operations();
         drop(store);

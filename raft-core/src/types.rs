@@ -86,6 +86,11 @@ pub struct Incarnation(pub u64);
 impl Incarnation {
     /// Not known yet: the sender has not heard from the node. Never the mark of a folder.
     pub const UNKNOWN: Self = Self(0);
+
+    /// Whether both are known and differ.
+    pub const fn contradicts(self, other: Self) -> bool {
+        self.0 != Self::UNKNOWN.0 && other.0 != Self::UNKNOWN.0 && self.0 != other.0
+    }
 }
 
 impl fmt::Display for Incarnation {
@@ -194,6 +199,7 @@ impl Entry {
     }
 
     /// The bytes that the entry counts for in every limit: its payload and [`Self::OVERHEAD_BYTES`].
+    #[inline]
     pub fn bytes(&self) -> usize {
         Self::OVERHEAD_BYTES
             + match &self.payload {

@@ -155,6 +155,10 @@ async fn introduce(
     address: &str,
 ) -> Result<(), Fault> {
     let authenticated = shared.authenticated(connection)?;
+    // The peer has come to us meanwhile, as one does that was just restarted: what is under way there had better not break.
+    if serving(shared, peer, address).is_some() {
+        return Err(Fault::Superseded);
+    }
     let (mut send, mut receive) = connection.open_bi().await?;
     Hello::offer(shared.local, shared.inbox.lineage(), peer).write(&mut send).await?;
     let answer = Hello::read(&mut receive).await?;
@@ -227,7 +231,7 @@ mod tests {
     impl Inbox for Open {
         fn deliver(&self, _: NodeId, _: Vec<Envelope>) {}
 
-        fn admit(&self, _: Peer, _: Lineage) -> Result<(), String> {
+        fn admit(&self, _: Peer, _: u64, _: Lineage) -> Result<(), String> {
             Ok(())
         }
 

@@ -50,7 +50,7 @@ impl Inbox for Deaf {
         LINEAGE
     }
 
-    fn admit(&self, _: Peer, _: Lineage) -> Result<(), String> {
+    fn admit(&self, _: Peer, _: u64, _: Lineage) -> Result<(), String> {
         Ok(())
     }
 

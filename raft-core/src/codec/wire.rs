@@ -22,7 +22,8 @@
 //! | version | carries |
 //! | --- | --- |
 //! | 1 | kinds 1 to 6; configurations of format 1 |
-//! | 2 | the sender's lineage; configurations of every format (see [`versioned`](super::versioned)); the last field of kind 6; kind 7; priorities |
+//! | 2 | the sender's lineage; configurations up to format 2 (see [`versioned`](super::versioned)); the last field of kind 6; kind 7; priorities |
+//! | 3 | configurations up to format 3; kind 8 |
 
 use std::ops::RangeInclusive;
 
@@ -32,18 +33,22 @@ use super::versioned::Versioned as _;
 use super::{CodecError, entry};
 use crate::config::MAX_APPEND_BYTES_LIMIT;
 use crate::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Dismissal, Envelope, Message, TimeoutNow, VoteRequest,
+    VoteResponse,
 };
 use crate::types::{Entry, EntryId, GroupId, Incarnation, Lineage, NodeId, Payload, Peer};
 
 /// The versions that this one can speak: what [`encode_frame`] and [`decode_frame`] take.
-pub const VERSIONS: RangeInclusive<u16> = 1..=2;
+pub const VERSIONS: RangeInclusive<u16> = 1..=3;
 
 /// The first version with the sender's lineage.
 const WITH_LINEAGE: u16 = 2;
 
 /// The first version with transfers of leadership and priorities.
 const WITH_TRANSFER: u16 = 2;
+
+/// The first version with changes of the membership.
+const WITH_CHANGES: u16 = 3;
 
 /// The bytes before a frame's body.
 pub const FRAME_HEADER_BYTES: usize = 8;
@@ -65,6 +70,10 @@ const APPEND_RESPONSE: u8 = 4;
 const IDENTITY_REQUEST: u8 = 5;
 const IDENTITY_RESPONSE: u8 = 6;
 const TIMEOUT_NOW: u8 = 7;
+const DISMISSED: u8 = 8;
+
+const REMOVED: u8 = 0;
+const SUSPENDED: u8 = 1;
 
 const ACCEPTED: u8 = 0;
 const CONFLICT: u8 = 1;
@@ -201,7 +210,7 @@ fn encode_envelope(version: u16, envelope: &Envelope, out: &mut Vec<u8>) -> Resu
             out.put_u64_le(m.round);
             out.put_u32_le(u32::try_from(m.entries.len()).map_err(|_| CodecError::TooLarge)?);
             for e in &m.entries {
-                if version < WITH_LINEAGE && is_later(&e.payload) {
+                if is_later(version, &e.payload) {
                     return Err(CodecError::Unsupported);
                 }
                 entry::encode(e, out)?;
@@ -248,13 +257,24 @@ fn encode_envelope(version: u16, envelope: &Envelope, out: &mut Vec<u8>) -> Resu
             out.put_u64_le(m.term);
             out.put_u64_le(m.round);
         }
+        Message::Dismissed { membership, dismissal } => {
+            if version < WITH_CHANGES {
+                return Err(CodecError::Unsupported);
+            }
+            out.put_u8(DISMISSED);
+            out.put_u64_le(*membership);
+            out.put_u8(match dismissal {
+                Dismissal::Removed => REMOVED,
+                Dismissal::Suspended => SUSPENDED,
+            });
+        }
     }
     Ok(())
 }
 
-/// Whether the versions before the lineage refuse the payload.
-fn is_later(payload: &Payload) -> bool {
-    matches!(payload, Payload::Membership(membership) if membership.format() > 1)
+/// Whether the version refuses the payload: its configurations are those of formats up to its own number.
+fn is_later(version: u16, payload: &Payload) -> bool {
+    matches!(payload, Payload::Membership(membership) if membership.format() > version)
 }
 
 fn decode_envelope(version: u16, bytes: &mut Bytes, room: &mut Room) -> Result<Envelope, CodecError> {
@@ -288,7 +308,7 @@ fn decode_envelope(version: u16, bytes: &mut Bytes, room: &mut Room) -> Result<E
             let mut entries = Vec::with_capacity(count);
             for _ in 0..count {
                 let entry = entry::decode(bytes)?;
-                if version < WITH_LINEAGE && is_later(&entry.payload) {
+                if is_later(version, &entry.payload) {
                     return Err(CodecError::Unsupported);
                 }
                 entries.push(entry);
@@ -319,6 +339,14 @@ fn decode_envelope(version: u16, bytes: &mut Bytes, room: &mut Room) -> Result<E
         TIMEOUT_NOW if version >= WITH_TRANSFER => {
             Message::TimeoutNow(TimeoutNow { term: take_u64(bytes)?, round: take_u64(bytes)? })
         }
+        DISMISSED if version >= WITH_CHANGES => Message::Dismissed {
+            membership: take_u64(bytes)?,
+            dismissal: match take_u8(bytes)? {
+                REMOVED => Dismissal::Removed,
+                SUSPENDED => Dismissal::Suspended,
+                other => return Err(CodecError::UnknownKind(other)),
+            },
+        },
         other => return Err(CodecError::UnknownKind(other)),
     };
     Ok(Envelope { group, from, to, lineage, message })

@@ -144,6 +144,7 @@ impl Engine {
         if self.fatal.is_none() {
             self.count_votes();
             self.commit_by_majority();
+            self.advance_change();
             self.emit_identity_requests();
             self.emit_vote();
             self.emit_append_response();
@@ -241,7 +242,11 @@ impl Engine {
             self.apply_backlog.push_back((self.applying, bytes));
             self.apply_backlog_bytes += bytes;
             self.snapshots.note_applied(bytes);
-            ready.apply.extend(entries);
+            if ready.apply.is_empty() {
+                ready.apply = entries;
+            } else {
+                ready.apply.extend(entries);
+            }
         }
     }
 

@@ -43,6 +43,13 @@ impl Cluster {
         Self::on(size, config, |_| Image::of(HardState::default(), outline.clone(), Vec::new()))
     }
 
+    /// Puts an old copy of its data folder back. The node must not be running.
+    pub fn put_back(&mut self, place: usize, image: Image) {
+        let lost = self.nodes[place].disk.image().clone();
+        self.nodes[place].lost.push(lost);
+        self.nodes[place].disk = super::disk::Disk::new(image);
+    }
+
     /// `size` nodes with blank disks, to be bootstrapped; none runs yet.
     pub fn blank(size: usize, config: &Config) -> Self {
         Self::on(size, config, |_| Image::default())

@@ -1,10 +1,11 @@
 //! The event loop: what happens next, to whom, and what follows from it.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use super::clients::{Client, History, PendingRead, Store, Waiting};
+use super::members::Copy;
 use super::network::Network;
 use super::settings::Settings;
 use super::snapshots::{Transfer, Work};
@@ -38,7 +39,7 @@ pub(super) enum Event {
     SnapshotTaken {
         node: usize,
         run: u64,
-        file: SnapshotFile,
+        file: Box<SnapshotFile>,
     },
     /// A snapshot arrives, or its stream breaks.
     Transfer(Box<Transfer>),
@@ -71,12 +72,17 @@ pub(super) enum Event {
     },
     /// The operator founds the cluster, if it is not yet.
     Bootstrap,
+    /// The operator looks after members that lost their folders.
+    Mend,
     /// Nothing happens; time passes.
     Pass,
 }
 
 /// Sets the draws for snapshots apart from all others.
 const SNAPSHOTS: u64 = 0x5AAF_5407;
+
+/// And those for changes of the members.
+const MEMBERS: u64 = 0x03E3_BE45;
 
 /// More events at one moment than this, and nodes or engine run in circles.
 const MAX_AT_ONCE: u64 = 20_000;
@@ -172,6 +178,8 @@ pub(super) struct World {
     pub(super) calm: bool,
     /// Which nodes are to be up, when faults are over.
     pub(super) core: Vec<bool>,
+    /// Copies of data folders, by node.
+    pub(super) copies: BTreeMap<usize, Copy>,
     order: u64,
     /// How many events happened since time last went on.
     at_once: u64,
@@ -183,6 +191,12 @@ impl World {
         let mut random = Random::new(mix(options.seed));
         let mut settings = Settings::draw(&mut random);
         settings.draw_snapshots(&mut Random::new(mix(options.seed ^ SNAPSHOTS)));
+        settings.draw_members(&mut Random::new(mix(options.seed ^ MEMBERS)));
+        if subject.store.is_some() {
+            // The user's store is not ours to lose.
+            settings.nemesis.lost_folder = 0;
+            settings.nemesis.old_folder = 0;
+        }
         for &fault in &options.without {
             settings.switch_off(fault);
         }
@@ -231,6 +245,7 @@ impl World {
             event: 0,
             calm: false,
             core: vec![true; size],
+            copies: BTreeMap::new(),
             order: 0,
             at_once: 0,
             planned: BinaryHeap::new(),
@@ -325,7 +340,7 @@ impl World {
                 self.applied(node)
             }
             Event::SnapshotTaken { node, run, file } if run == self.run_of(node) && self.is_up(node) => {
-                self.snapshot_taken(node, file)
+                self.snapshot_taken(node, *file)
             }
             Event::Transfer(transfer) => self.transferred(*transfer),
             Event::SnapshotSent { node, run, number, outcome }
@@ -349,6 +364,7 @@ impl World {
                 self.crash(node, keep, "stop in a rolling restart")
             }
             Event::Bootstrap => self.bootstrap(),
+            Event::Mend => self.mend(),
             _ => Ok(()),
         }
     }
@@ -731,6 +747,17 @@ impl World {
             },
             EngineEvent::SnapshotLost { .. } => "delivered snapshots lost",
             EngineEvent::SnapshotInstalled { .. } => "snapshots installed",
+            EngineEvent::MembershipAppended { membership, .. } => {
+                if membership.outgoing.is_empty() {
+                    "plain configurations"
+                } else {
+                    "joint configurations"
+                }
+            }
+            EngineEvent::MembershipCommitted { .. } => "configurations committed",
+            EngineEvent::CatchUpSlow { .. } => "nodes too slow to join",
+            EngineEvent::LeftOffice { .. } => "leaders that left office",
+            EngineEvent::Dismissed { .. } => "dismissals heard",
             EngineEvent::Founding => "foundings",
             EngineEvent::FoundingEnded { .. } => "foundings given up",
         });
@@ -795,7 +822,7 @@ impl World {
 
     fn bootstrap(&mut self) -> Result<(), Broken> {
         let now = self.local_time(0);
-        let members = Cluster::founders(self.settings.size);
+        let members = Cluster::founders(self.settings.members);
         let Some(engine) = self.cluster.nodes[0].engine_mut() else {
             self.plan(100_000, Event::Bootstrap);
             return Ok(());

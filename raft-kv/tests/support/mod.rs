@@ -113,6 +113,8 @@ pub struct Node {
     pub data: PathBuf,
     pub certs: PathBuf,
     pub priority: u8,
+    /// The network namespace that it runs in.
+    pub network: Option<String>,
     /// More for its command line.
     pub more: Vec<String>,
     pub child: Option<Child>,
@@ -121,7 +123,18 @@ pub struct Node {
 impl Node {
     /// The command line that serves it.
     pub fn serve(&self) -> Command {
-        let mut command = program();
+        let mut command = match &self.network {
+            None => program(),
+            Some(network) => {
+                let program = program();
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", network]).arg(program.get_program());
+                for (name, _) in program.get_envs() {
+                    command.env_remove(name);
+                }
+                command
+            }
+        };
         command.arg("serve").arg("--data").arg(&self.data).arg("--certs").arg(&self.certs);
         command.arg("--listen").arg(self.raft.to_string()).arg("--http").arg(self.http.to_string());
         command.arg("--priority").arg(self.priority.to_string());
@@ -190,6 +203,7 @@ impl Cluster {
             data: folder.path().join(format!("data-{id}")),
             certs: certs.join(format!("node-{id}")),
             priority: 0,
+            network: None,
             more: Vec::new(),
             child: None,
         };

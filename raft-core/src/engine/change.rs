@@ -386,10 +386,11 @@ impl Engine {
         self.dismissed.or(removed.then_some(Dismissal::Removed))
     }
 
-    /// A member says that a committed configuration, newer than the one known here, is without this node.
+    /// A member says that a committed configuration, not older than the one known here, is without this node. It may be the very one
+    /// that is known: whoever crashed before its commit was on disk does not know that it is committed.
     pub(super) fn on_dismissed(&mut self, from: Peer, membership: Index, dismissal: Dismissal) {
         let Some((known, own)) = self.log.membership() else { return };
-        let news = membership > known && own.nodes.contains_key(&from.node);
+        let news = membership >= known && own.nodes.contains_key(&from.node);
         if !news || matches!(self.role, Role::Leader(_)) || self.dismissed == Some(dismissal) {
             return;
         }

@@ -453,6 +453,7 @@ async fn a_second_process_on_a_copy_is_refused() {
         certs: cluster.nodes[place].certs.clone(),
         more: Vec::new(),
         child: None,
+        network: None,
         ..cluster.nodes[place]
     };
     copy(&cluster.nodes[place].data, &clone.data);

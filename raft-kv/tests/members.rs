@@ -16,7 +16,7 @@ use std::time::Duration;
 use raft_kv::api::{MembersBody, StatusBody, WaitBody};
 use raft_kv::client::Client;
 use support::load::Load;
-use support::{Cluster, Node, eventually, exit_code, program, run, stderr, stdout};
+use support::{Cluster, Node, eventually, exit_code, program, run, stderr, stdout, wait_until};
 
 /// Nodes whose disks may be put into trouble; the first of them have founded a cluster.
 async fn start(count: u64, founders: usize) -> Cluster {
@@ -364,10 +364,14 @@ async fn a_wiped_voter_is_refused_then_readmitted() {
     logged(&[&cluster.nodes[leader]], "its folder was wiped or replaced").await;
     let status = cluster.nodes[wiped].status().await.unwrap();
     assert_eq!((status.commit, status.members.len()), (0, 0), "nobody counts it or tells it anything");
-    let list = member(&cluster, &["list", "--json"]);
-    let list: MembersBody = serde_json::from_slice(&list.stdout).unwrap();
-    let state = list.member(cluster.nodes[wiped].id).unwrap();
-    assert_eq!((state.answers, state.member.role.as_str()), (Some(false), "voter"), "{list:?}");
+    // What it answered before it was wiped counts for an election timeout.
+    wait_until("the leader says that the node does not answer", || {
+        let list = member(&cluster, &["list", "--json"]);
+        let list: MembersBody = serde_json::from_slice(&list.stdout).unwrap();
+        let state = list.member(cluster.nodes[wiped].id).unwrap();
+        assert_eq!(state.member.role.as_str(), "voter", "{list:?}");
+        state.answers == Some(false)
+    });
     assert_done(&member(&cluster, &["readmit", &id]), "voters 1 2 3");
     let status = cluster.settled().await.remove(wiped);
     assert!(status.members.iter().any(|m| m.id == status.node && m.incarnation == status.incarnation));

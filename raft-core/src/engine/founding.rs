@@ -39,7 +39,7 @@ impl Engine {
     /// several with the same members, does no harm.
     ///
     /// # Errors
-    /// Where this node already has a log, or the members make no configuration.
+    /// Where this node already has a log or founds a cluster of others, or the members make no configuration.
     pub fn bootstrap(
         &mut self,
         members: BTreeMap<NodeId, NodeInfo>,
@@ -52,8 +52,9 @@ impl Engine {
         if !self.may_found() {
             return Err(BootstrapError::NotBlank);
         }
-        if self.founding.is_some() {
-            return Ok(());
+        if let Some(founding) = &self.founding {
+            let named = members.iter().map(|(&node, info)| (node, info.address.clone()));
+            return if founding.addresses().eq(named) { Ok(()) } else { Err(BootstrapError::NotBlank) };
         }
         Membership::of_voters(members.clone()).validate().map_err(BootstrapError::Invalid)?;
         let mut members = members;

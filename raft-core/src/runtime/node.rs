@@ -227,9 +227,11 @@ impl Node {
             members.iter().map(|(&node, info)| (node, info.address.clone())).collect();
         let (reply, answer) = oneshot::channel();
         self.mailbox.bootstrap(Bootstrap { members, reply })?;
+        let mut begun = false;
         match answer.await {
-            // Not blank: founded already, by the same call perhaps.
-            Ok(Ok(()) | Err(BootstrapError::NotBlank)) => {}
+            Ok(Ok(())) => begun = true,
+            // Founded already, by the same call perhaps.
+            Ok(Err(BootstrapError::NotBlank)) => {}
             Ok(Err(BootstrapError::Fatal)) | Err(_) => return Err(self.ended()),
             Ok(Err(error)) => return Err(RaftError::Bootstrap(error.to_string())),
         }
@@ -244,8 +246,16 @@ impl Node {
                 .await
                 .unwrap_or_else(|_| Err(RaftError::Bootstrap(end.to_string())))?;
         }
+        if begun && seen.founding_ended.is_none() {
+            // Whoever joined since has not been asked for here.
+            return Ok(());
+        }
+        let joining = |node: &NodeId| {
+            seen.membership.target.as_ref().is_some_and(|target| target.joining.contains(node))
+        };
+        let members = seen.membership.nodes.iter().filter(|(node, _)| !joining(node));
         let found: Vec<(NodeId, String)> =
-            seen.membership.nodes.iter().map(|(&node, info)| (node, info.address.clone())).collect();
+            members.map(|(&node, info)| (node, info.address.clone())).collect();
         if found == wanted {
             return Ok(());
         }

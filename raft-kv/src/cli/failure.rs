@@ -82,10 +82,11 @@ impl Failure {
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing".to_owned(),
             _ => what.join(" ").trim_start_matches("error: ").to_owned(),
         };
-        let command = match error.get(ContextKind::Usage) {
-            Some(usage) => command_in(&usage.to_string()),
-            None => "raft-kv".to_owned(),
-        };
+        // Where a command is missing, the report is the help, and the usage a line of it.
+        let usage = error.get(ContextKind::Usage).map(ToString::to_string);
+        let usage =
+            usage.or_else(|| rendered.lines().find(|line| line.starts_with("Usage:")).map(str::to_owned));
+        let command = usage.map_or_else(|| "raft-kv".to_owned(), |usage| command_in(&usage));
         Self::Usage(format!("{what}; see `{command} --help`"))
     }
 }

@@ -317,7 +317,7 @@ impl Inbox for Station {
         }
     }
 
-    fn admit(&self, _peer: Peer, _lineage: Lineage) -> Result<(), String> {
+    fn admit(&self, _peer: Peer, _boot: u64, _lineage: Lineage) -> Result<(), String> {
         Ok(())
     }
 

@@ -370,6 +370,15 @@ impl Engine {
         self.send(to, Message::Dismissed { membership: index, dismissal });
     }
 
+    /// Why this node does not count any more, as far as it knows.
+    pub(super) fn dismissal(&self) -> Option<Dismissal> {
+        let committed = self.log.membership().filter(|(index, _)| *index <= self.commit);
+        let removed = committed.is_some_and(|(_, membership)| {
+            !membership.is_empty() && !membership.nodes.contains_key(&self.local.node)
+        });
+        self.dismissed.or(removed.then_some(Dismissal::Removed))
+    }
+
     /// A member says that a committed configuration, newer than the one known here, is without this node.
     pub(super) fn on_dismissed(&mut self, from: Peer, membership: Index, dismissal: Dismissal) {
         let Some((known, own)) = self.log.membership() else { return };

@@ -46,7 +46,7 @@ impl World {
 
     /// A majority that stays; all other nodes die. Not where the cluster is not founded: that needs all nodes.
     fn draw_core(&mut self) -> Result<bool, Broken> {
-        let size = self.settings.size;
+        let size = self.settings.members;
         // With members that come and go, who is a majority is the leader's to know.
         let weights = &self.settings.nemesis;
         let changing = weights.members + weights.lost_folder + weights.old_folder > 0;

@@ -87,6 +87,9 @@ impl Default for Config {
 /// The largest command that any setting may allow: what the formats on wire and disk are made for.
 pub const MAX_ENTRY_BYTES_LIMIT: usize = 64 << 20;
 
+/// The most that [`Config::max_append_bytes`] may be: with it, what a receiver must hold of small entries is bounded.
+pub const MAX_APPEND_BYTES_LIMIT: usize = 4 << 20;
+
 impl Config {
     /// Checks that the settings make sense together.
     ///
@@ -109,8 +112,8 @@ impl Config {
         if self.max_uncommitted_bytes < self.max_entry_bytes + Entry::OVERHEAD_BYTES {
             return wrong("max_uncommitted_bytes", "must hold an entry of max_entry_bytes and its overhead");
         }
-        if self.max_append_bytes > MAX_ENTRY_BYTES_LIMIT {
-            return wrong("max_append_bytes", "must be at most 64 MiB");
+        if self.max_append_bytes > MAX_APPEND_BYTES_LIMIT {
+            return wrong("max_append_bytes", "must be at most 4 MiB");
         }
         if self.max_inflight_messages == 0 {
             return wrong("max_inflight_messages", "must be at least 1");

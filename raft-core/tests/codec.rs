@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use proptest::prelude::*;
 use raft_core::codec::{CodecError, cold, entry, versioned, wire};
+use raft_core::config::MAX_APPEND_BYTES_LIMIT;
 use raft_core::message::{
     AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
 };
@@ -210,6 +211,45 @@ fn a_length_that_lies_allocates_nothing() {
     let mut header = [0; 25];
     header[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
     assert_eq!(entry::decode(&mut Bytes::copy_from_slice(&header)), Err(CodecError::TooLarge));
+}
+
+/// A frame of small things takes many times its bytes once it is decoded, so their number has a limit too.
+#[test]
+fn a_frame_holds_so_many_messages_and_entries_and_no_more() {
+    let question = envelope(Message::IdentityRequest);
+    let noops = |count: usize| {
+        let entries = vec![Entry { id: EntryId::new(1, 1), payload: Payload::Noop }; count];
+        let append = AppendRequest { term: 1, prev: EntryId::ZERO, entries, commit: 0, round: 0 };
+        envelope(Message::AppendRequest(append))
+    };
+    let frame = |envelopes: &[&Envelope]| {
+        let mut frame = Vec::new();
+        wire::encode_frame(2, envelopes.iter().copied(), &mut frame).map(|()| frame)
+    };
+    // As a sender that keeps to no limit makes it.
+    let unlimited = |parts: &[Vec<u8>]| {
+        let body: Vec<u8> =
+            parts.iter().flat_map(|part| &part[wire::FRAME_HEADER_BYTES..]).copied().collect();
+        let mut frame = u32::try_from(body.len()).unwrap().to_le_bytes().to_vec();
+        frame.extend(crc32c::crc32c(&body).to_le_bytes());
+        frame.extend(body);
+        frame
+    };
+
+    let most = frame(&vec![&question; wire::MAX_FRAME_MESSAGES]).unwrap();
+    assert_eq!(decode(2, &most).unwrap().len(), wire::MAX_FRAME_MESSAGES);
+    assert_eq!(frame(&vec![&question; wire::MAX_FRAME_MESSAGES + 1]), Err(CodecError::TooLarge));
+    let one_more = unlimited(&[most, frame(&[&question]).unwrap()]);
+    assert_eq!(decode(2, &one_more), Err(CodecError::TooLarge));
+
+    let (all, one) = (noops(wire::MAX_FRAME_ENTRIES), noops(1));
+    let most = frame(&[&all]).unwrap();
+    assert_eq!(decode(2, &most).unwrap(), std::slice::from_ref(&all));
+    assert_eq!(frame(&[&all, &one]), Err(CodecError::TooLarge));
+    let one_more = unlimited(&[most, frame(&[&one]).unwrap()]);
+    assert_eq!(decode(2, &one_more), Err(CodecError::TooLarge));
+    // The largest append of small entries is far from it.
+    const { assert!(MAX_APPEND_BYTES_LIMIT / Entry::OVERHEAD_BYTES < wire::MAX_FRAME_ENTRIES) };
 }
 
 #[test]

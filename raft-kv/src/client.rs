@@ -1,6 +1,7 @@
 //! The client of the HTTP interface: finds the leader from any node, repeats what may be repeated, and tells *refused*
 //! from *unknown*.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,9 +14,9 @@ use reqwest::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
 use crate::api::{
-    CREATE_REVISION_HEADER, DeletedBody, ErrorBody, ErrorCode, InitBody, LEADER_HEADER, MAX_TIMEOUT_MS,
-    MODIFY_REVISION_HEADER, PageBody, StatusBody, TIMEOUT_HEADER, TransferBody, TransferredBody,
-    VERSION_HEADER, host_and_port, percent_encode,
+    CREATE_REVISION_HEADER, ChangeBody, ChangedBody, DeletedBody, ErrorBody, ErrorCode, InitBody,
+    LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MembersBody, PageBody, StatusBody, TIMEOUT_HEADER,
+    TransferBody, TransferredBody, VERSION_HEADER, host_and_port, percent_encode,
 };
 use crate::command::{Expected, LimitError, Pair, Range, Revisions, check_key, check_value};
 
@@ -317,6 +318,39 @@ impl Client {
         parse::<TransferredBody>(&self.ask(ask).await?, true).map(|body| body.leader)
     }
 
+    /// The members, and where a change of them stands, as the leader sees it; with `stale`, as whichever node is asked knows it,
+    /// which may be old.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; never unknown.
+    pub async fn members(&self, stale: bool) -> Result<MembersBody, ClientError> {
+        let target = if stale { "/members?stale=true" } else { "/members" };
+        parse(&self.ask(read(target.to_owned())).await?, false)
+    }
+
+    /// Makes changes of the members the cluster's intent, and returns once that is committed. They are carried out from then on by
+    /// whoever leads; [`Self::members`] shows how far that is.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`ErrorCode::Conflict`] and [`ErrorCode::NotFound`] where the changes do not fit the members.
+    pub async fn change_members(&self, body: &ChangeBody) -> Result<ChangedBody, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|e| ClientError::Input(e.to_string()))?;
+        let target = "/members".to_owned();
+        let ask = Ask { method: Method::POST, target, body: Bytes::from(body), repeatable: false };
+        parse(&self.ask(ask).await?, true)
+    }
+
+    /// Gives up the change of the members that is under way: who came in only for its sake goes again, what has begun to take
+    /// effect is finished.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`ErrorCode::Conflict`] where there is none.
+    pub async fn give_up_change(&self) -> Result<ChangedBody, ClientError> {
+        let target = "/members/cancel".to_owned();
+        let ask = Ask { method: Method::POST, target, body: Bytes::new(), repeatable: false };
+        parse(&self.ask(ask).await?, true)
+    }
+
     /// Has a snapshot taken of all that was confirmed so far, or, `stale`, of what the first of the nodes has, and begins to fetch
     /// its file.
     ///
@@ -367,6 +401,7 @@ impl Client {
         let mut backoff = Backoff::default();
         // Whether an earlier attempt may have been carried out: then no later refusal makes it undone.
         let mut perhaps = None;
+        let mut blank = BTreeSet::new();
         loop {
             let node = self.choose();
             let left = deadline.saturating_duration_since(Instant::now());
@@ -376,6 +411,11 @@ impl Client {
                 Ok(answer) => {
                     let error = error_of(&answer, ask.method == Method::GET);
                     let again = match &error {
+                        // Another node may belong to the cluster already.
+                        ClientError::Refused(body) if body.error == ErrorCode::NotInitialized => {
+                            blank.insert(node.clone());
+                            self.nodes.iter().any(|node| !blank.contains(node))
+                        }
                         ClientError::Refused(body) => {
                             matches!(
                                 body.error,

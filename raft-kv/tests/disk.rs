@@ -8,7 +8,6 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -24,19 +23,10 @@ use tokio::task::{JoinHandle, JoinSet};
 async fn start() -> Cluster {
     let mut cluster = Cluster::prepare(3);
     for node in &mut cluster.nodes {
-        let file = node.data.with_extension("fault");
-        node.more = vec!["--fault-file".to_owned(), file.to_str().unwrap().to_owned()];
+        node.may_have_trouble();
     }
     cluster.found().await;
     cluster
-}
-
-/// Written aside and renamed: a node never reads half a word.
-fn trouble(cluster: &Cluster, place: usize, what: &str) {
-    let file = cluster.nodes[place].data.with_extension("fault");
-    let new = file.with_extension("new");
-    fs::write(&new, what).unwrap();
-    fs::rename(&new, &file).unwrap();
 }
 
 /// A new write every so often, whatever became of those before: a client who waits for a stalled node keeps nobody from
@@ -122,7 +112,7 @@ async fn a_leader_whose_disk_stalls_is_followed_by_another() {
     load.goes_on(20).await;
     let led = cluster.leader().await;
     let began = Instant::now();
-    trouble(&cluster, led, "stall");
+    cluster.nodes[led].trouble("stall");
     let next = eventually("another node leads", async || {
         for (place, node) in cluster.nodes.iter().enumerate() {
             if place != led && node.status().await.is_some_and(|status| status.role == "leader") {
@@ -140,7 +130,7 @@ async fn a_leader_whose_disk_stalls_is_followed_by_another() {
     let stalled = cluster.nodes[led].status().await.unwrap();
     assert_ne!(stalled.role, "leader");
     assert_eq!(stalled.fatal, None, "it waits for its disk");
-    trouble(&cluster, led, "");
+    cluster.nodes[led].trouble("");
     load.goes_on(20).await;
     let longest = load.end(&cluster).await;
     println!(
@@ -151,7 +141,7 @@ async fn a_leader_whose_disk_stalls_is_followed_by_another() {
 
 /// Fills a node's disk, waits until it says so, makes room, and starts it again.
 async fn fill_and_mend(cluster: &mut Cluster, place: usize, load: &Load) {
-    trouble(cluster, place, "full");
+    cluster.nodes[place].trouble("full");
     let status = eventually("the node says that its disk is full", async || {
         cluster.nodes[place].status().await.filter(|status| status.fatal.is_some())
     })
@@ -166,7 +156,7 @@ async fn fill_and_mend(cluster: &mut Cluster, place: usize, load: &Load) {
     let refused = own.get("key/0", false).await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::Failed), "{refused}");
     println!("node {}: {reason}", status.node);
-    trouble(cluster, place, "");
+    cluster.nodes[place].trouble("");
     cluster.nodes[place].kill();
     cluster.nodes[place].start().await;
     load.goes_on(20).await;

@@ -7,112 +7,14 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use raft_kv::client::{Client, ClientError};
-use raft_kv::command::Range;
 use serde_json::Value;
-use support::{Cluster, Node, PATIENCE, eventually, exit_code, run, signal, stderr, stdout};
-use tokio::task::JoinHandle;
-
-const WRITERS: usize = 8;
+use support::load::Load;
+use support::{Cluster, eventually, exit_code, run, stderr, stdout};
 
 /// Nobody waits for longer, be the machine ever so slow: without the hand-over it would be an election timeout or two.
 const LONGEST_GAP: Duration = Duration::from_secs(5);
-
-/// Writers of keys of their own, each write after the one before, and what they were told.
-struct Load {
-    stop: Arc<AtomicBool>,
-    confirmed: Arc<Mutex<Vec<(Instant, String)>>>,
-    unknown: Arc<Mutex<Vec<String>>>,
-    writers: Vec<JoinHandle<()>>,
-}
-
-impl Load {
-    fn start(addresses: &[String]) -> Self {
-        let mut load = Self {
-            stop: Arc::default(),
-            confirmed: Arc::default(),
-            unknown: Arc::default(),
-            writers: Vec::new(),
-        };
-        for writer in 0..WRITERS {
-            let client = Client::new(addresses).unwrap().with_timeout(PATIENCE);
-            let (stop, confirmed, unknown) =
-                (Arc::clone(&load.stop), Arc::clone(&load.confirmed), Arc::clone(&load.unknown));
-            load.writers.push(tokio::spawn(async move {
-                for number in 0.. {
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let key = format!("key/{writer}/{number}");
-                    match client.put(&key, Bytes::from(key.clone())).await {
-                        Ok(_) => confirmed.lock().unwrap().push((Instant::now(), key)),
-                        Err(ClientError::Unknown(_)) => unknown.lock().unwrap().push(key),
-                        Err(error) => panic!("{key}: {error}"),
-                    }
-                }
-            }));
-        }
-        load
-    }
-
-    async fn goes_on(&self, more: usize) {
-        let wanted = self.confirmed.lock().unwrap().len() + more;
-        eventually("writes are confirmed", async || {
-            (self.confirmed.lock().unwrap().len() >= wanted).then_some(())
-        })
-        .await;
-    }
-
-    /// The longest time without a confirmed write among those that ended in it, since `began`.
-    fn longest_gap(&self, began: Instant) -> Duration {
-        let mut times: Vec<Instant> = self.confirmed.lock().unwrap().iter().map(|(at, _)| *at).collect();
-        times.sort_unstable();
-        times
-            .windows(2)
-            .filter(|pair| pair[1] > began)
-            .map(|pair| pair[1] - pair[0])
-            .max()
-            .unwrap_or_default()
-    }
-
-    /// Stops the writers and compares what they were told with what the cluster holds.
-    async fn end(self, cluster: &Cluster) -> (usize, usize) {
-        self.stop.store(true, Ordering::Relaxed);
-        for writer in self.writers {
-            writer.await.unwrap();
-        }
-        let client = Client::new(&cluster.addresses()).unwrap().with_timeout(PATIENCE);
-        let mut held = std::collections::BTreeMap::new();
-        let mut range = Range { prefix: "key/".into(), limit: 1000, ..Range::default() };
-        loop {
-            let page = client.scan(&range, false).await.unwrap();
-            held.extend(page.pairs.into_iter().map(|pair| (pair.key, pair.revisions.version)));
-            let Some(next) = page.next else { break };
-            range.from = next;
-        }
-        let (confirmed, unknown) =
-            (std::mem::take(&mut *self.confirmed.lock().unwrap()), self.unknown.lock().unwrap().clone());
-        for (_, key) in &confirmed {
-            assert_eq!(held.remove(key), Some(1), "{key} was confirmed, and is there once");
-        }
-        assert!(held.keys().all(|key| unknown.contains(key)), "only what is unknown may be there besides");
-        cluster.settled().await;
-        (confirmed.len(), unknown.len())
-    }
-}
-
-/// Tells a node to stop, as an operator or systemd does, and waits until it has.
-async fn stop(node: &mut Node) {
-    let mut child = node.child.take().unwrap();
-    signal(child.id(), "TERM");
-    let ended = eventually("the node ends", async || child.try_wait().unwrap()).await;
-    assert!(ended.success(), "node {} ended with {ended}", node.id);
-}
 
 fn number(name: &str) -> Option<usize> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
@@ -130,7 +32,7 @@ async fn rolling_restart_under_load() {
         for place in 0..cluster.nodes.len() {
             let led = cluster.leader().await == place;
             let began = Instant::now();
-            stop(&mut cluster.nodes[place]).await;
+            cluster.nodes[place].stop().await;
             let stopped = began.elapsed();
             load.goes_on(50).await;
             let gap = load.longest_gap(began);
@@ -149,7 +51,8 @@ async fn rolling_restart_under_load() {
             longest = longest.max(gap);
         }
     }
-    let (confirmed, unknown) = load.end(&cluster).await;
+    let (confirmed, unknown) = load.end(&cluster.addresses()).await;
+    cluster.settled().await;
     println!(
         "rolling restart: {confirmed} writes confirmed, {unknown} unknown, longest gap {longest:.0?} (before, undisturbed: \
          {undisturbed:.0?})"
@@ -178,7 +81,8 @@ async fn transfers_under_load() {
     }
     gaps.sort_unstable();
     let (median, longest) = (gaps[gaps.len() / 2], load.longest_gap(began));
-    let (confirmed, unknown) = load.end(&cluster).await;
+    let (confirmed, unknown) = load.end(&cluster.addresses()).await;
+    cluster.settled().await;
     println!(
         "{transfers} transfers: {confirmed} writes confirmed, {unknown} unknown, gap median {median:.0?}, longest {longest:.0?} \
          (before, undisturbed: {undisturbed:.0?})"

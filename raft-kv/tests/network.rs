@@ -1,20 +1,25 @@
-//! Real nodes on bad networks: a relay stands between them that cuts, loses, delays, repeats and throttles.
+//! Real nodes on bad networks: a relay stands between them that cuts, loses, delays, repeats and throttles. Where the machine allows
+//! it, also with an interface each, which the system takes down.
 //!
 //! `RAFT_KV_NETWORK=full` runs at full length, as the table in `docs/transport.md` was made; `RAFT_KV_ONLY=flapping` runs the
 //! conditions whose name contains that; `RAFT_SEED` repeats which datagrams are lost.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "support/namespaces.rs"]
+mod namespaces;
 #[path = "support/relay.rs"]
 mod relay;
 mod support;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use namespaces::Namespaces;
 use raft_kv::client::Client;
 use relay::{Link, Relay};
 use support::{Cluster, PATIENCE, eventually, exit_code, run, stderr};
@@ -86,15 +91,33 @@ struct Outcome {
 }
 
 impl Stage {
+    /// Nodes that reach each other by a relay.
     async fn start(count: u64, seed: u64) -> Self {
-        let mut cluster = Cluster::prepare(count);
+        let cluster = Cluster::prepare(count);
         let nodes = cluster.nodes.iter().map(|node| (node.id, node.raft)).collect();
         let relay = Relay::start(nodes, seed).await;
+        let addresses = cluster.nodes.iter().map(|node| relay.address(node.id)).collect();
+        Self::found(cluster, addresses, relay).await
+    }
+
+    /// Nodes that reach each other by an interface each.
+    async fn start_in(namespaces: &Namespaces, count: u64) -> Self {
+        let mut cluster = Cluster::prepare(count);
+        for node in &mut cluster.nodes {
+            (node.raft, node.http) = (namespaces.address(node.id, 7000), namespaces.address(node.id, 8000));
+            node.network = Some(namespaces::name(node.id));
+        }
+        let addresses = cluster.nodes.iter().map(|node| node.raft).collect();
+        Self::found(cluster, addresses, Relay::start(Vec::new(), 0).await).await
+    }
+
+    /// Starts the nodes, which reach each other at `addresses`, and founds their cluster.
+    async fn found(mut cluster: Cluster, addresses: Vec<SocketAddr>, relay: Relay) -> Self {
         for node in &mut cluster.nodes {
             node.start().await;
         }
-        let members =
-            cluster.nodes.iter().map(|node| format!("{}={},{}", node.id, relay.address(node.id), node.http));
+        let members = cluster.nodes.iter().zip(addresses);
+        let members = members.map(|(node, address)| format!("{}={address},{}", node.id, node.http));
         let init: Vec<String> = std::iter::once("init".to_owned()).chain(members).collect();
         let founded =
             tokio::task::spawn_blocking(move || run(&init.iter().map(String::as_str).collect::<Vec<_>>()));
@@ -408,4 +431,49 @@ async fn a_hub() {
     stage.healthy().await;
     stage.seen.stop.store(true, Ordering::Relaxed);
     stage.cluster.settled().await;
+}
+
+/// The same with the system's own errors: nothing goes out and nothing comes in, and whoever sends is told so.
+#[test]
+fn interfaces() {
+    let only = std::env::var("RAFT_KV_ONLY").unwrap_or_default();
+    if !"interfaces".contains(&only) || !namespaces::enter("interfaces") {
+        return;
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let lengths = Lengths::chosen();
+        let namespaces = Namespaces::create(3);
+        let stage = Stage::start_in(&namespaces, 3).await;
+        let length = lengths.usual + 4 * ELECTION_TIMEOUT;
+        check(&stage, 2, async |stage, leader| {
+            let (follower, _) = stage.followers(leader);
+            let without = async |_: &Relay| {
+                namespaces.set_way(leader, follower, false);
+                tokio::time::sleep(lengths.usual).await;
+                namespaces.set_way(leader, follower, true);
+            };
+            stage.measure("no way between leader and follower, and back", length, without).await
+        })
+        .await;
+        for (name, limit, leads) in [
+            ("interface of a follower down, and up again", 0, false),
+            ("interface of the leader down, and up again", 1, true),
+        ] {
+            check(&stage, limit, async |stage, leader| {
+                let (follower, _) = stage.followers(leader);
+                let node = if leads { leader } else { follower };
+                let down = async |_: &Relay| {
+                    namespaces.set_interface(node, false);
+                    tokio::time::sleep(lengths.usual).await;
+                    namespaces.set_interface(node, true);
+                };
+                stage.measure(name, length, down).await
+            })
+            .await;
+        }
+        stage.healthy().await;
+        stage.seen.stop.store(true, Ordering::Relaxed);
+        stage.cluster.settled().await;
+    });
 }

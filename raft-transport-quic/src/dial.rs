@@ -1,5 +1,6 @@
 //! Keeps wanted peers connected.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,25 @@ const MIN_BACKOFF: Duration = Duration::from_millis(50);
 const GOOD_AGE: Duration = Duration::from_secs(1);
 /// Addresses of one name that are tried in one attempt.
 const MAX_ADDRESSES: usize = 8;
+
+/// Who tells a name's addresses.
+#[derive(Clone, Default)]
+pub(crate) enum Resolver {
+    #[default]
+    System,
+    #[cfg(test)]
+    Book(tests::Book),
+}
+
+impl Resolver {
+    async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+        match self {
+            Self::System => Ok(lookup_host(address).await?.collect()),
+            #[cfg(test)]
+            Self::Book(book) => book.resolve(address),
+        }
+    }
+}
 
 /// Keeps `peer` connected at the address that is wanted. Ends by being aborted.
 pub(crate) async fn keep_connected(shared: Arc<Shared>, peer: NodeId, mut address: watch::Receiver<String>) {
@@ -90,13 +110,13 @@ fn serving(shared: &Shared, peer: NodeId, wanted: &str) -> Option<Arc<Link>> {
 /// Connects to `peer` at `address`, whose name is resolved each time.
 async fn dial(shared: &Arc<Shared>, peer: NodeId, address: &str) -> Result<(), Fault> {
     let limit = shared.options.connect_timeout;
-    let found = timeout(limit, lookup_host(address))
+    let found = timeout(limit, shared.resolver.resolve(address))
         .await
         .map_err(|_| Fault::timed_out("answer about the name"))?
         .map_err(|error| Fault::Lost(format!("the address is unknown: {error}")))?;
     let only_v4 = shared.endpoint.local_addr().is_ok_and(|local| local.is_ipv4());
     let mut fault = Fault::Lost("the name has no address that can be reached from ours".to_owned());
-    for socket in found.filter(|found| found.is_ipv4() || !only_v4).take(MAX_ADDRESSES) {
+    for socket in found.into_iter().filter(|found| found.is_ipv4() || !only_v4).take(MAX_ADDRESSES) {
         let dialed = timeout(limit, dial_socket(shared, peer, address, socket)).await;
         match dialed.unwrap_or_else(|_| Err(Fault::timed_out("answer"))) {
             Ok(()) => return Ok(()),
@@ -172,7 +192,102 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use raft_core::message::Envelope;
+    use raft_core::transport::{Inbox, LocalNode, SnapshotStream, Transport};
+    use raft_core::types::{ClusterId, Incarnation, Lineage, Peer};
+
     use super::*;
+    use crate::sync::lock;
+    use crate::{DevCa, QuicOptions, QuicTransport};
+
+    /// A name's addresses as a test writes them down, and how often they were looked up.
+    #[derive(Clone, Default)]
+    pub(crate) struct Book(Arc<Mutex<(Vec<SocketAddr>, usize)>>);
+
+    impl Book {
+        pub(crate) fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+            assert_eq!(address, NAME);
+            let (addresses, asked) = &mut *lock(&self.0);
+            *asked += 1;
+            if addresses.is_empty() { Err(io::Error::other("no such name")) } else { Ok(addresses.clone()) }
+        }
+
+        fn write(&self, addresses: &[SocketAddr]) {
+            addresses.clone_into(&mut lock(&self.0).0);
+        }
+
+        fn asked(&self) -> usize {
+            lock(&self.0).1
+        }
+    }
+
+    const NAME: &str = "two.example:7000";
+
+    /// Lets everybody in and takes nothing.
+    struct Open;
+
+    impl Inbox for Open {
+        fn deliver(&self, _: NodeId, _: Vec<Envelope>) {}
+
+        fn admit(&self, _: Peer, _: u64, _: Lineage) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn lineage(&self) -> Lineage {
+            Lineage::UNKNOWN
+        }
+
+        fn snapshot(&self, _: NodeId, _: Box<dyn SnapshotStream>) {}
+    }
+
+    async fn start(ca: &DevCa, node: u64, boot: u64, resolver: Resolver) -> QuicTransport {
+        let options = QuicOptions { max_backoff: Duration::from_millis(100), ..QuicOptions::default() };
+        let credentials = ca.issue(NodeId(node)).expect("is issued");
+        let mut transport = QuicTransport::bind("127.0.0.1:0", credentials, options).expect("has a port");
+        transport.resolver = resolver;
+        let peer = Peer { node: NodeId(node), incarnation: Incarnation(node) };
+        let local = LocalNode { cluster: ca.cluster(), peer, boot };
+        transport.start(local, Arc::new(Open)).await.expect("starts");
+        transport
+    }
+
+    async fn until(what: &str, holds: impl Fn() -> bool) {
+        let waited = timeout(Duration::from_secs(20), async {
+            while !holds() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        });
+        waited.await.unwrap_or_else(|_| panic!("waited in vain: {what}"));
+    }
+
+    fn address(transport: &QuicTransport) -> SocketAddr {
+        transport.address().parse().expect("is an address")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_name_is_resolved_again_at_each_attempt() {
+        let ca = DevCa::new(ClusterId(0x5eed)).expect("there is randomness");
+        let book = Book::default();
+        let one = start(&ca, 1, 1, Resolver::Book(book.clone())).await;
+        one.connect(NodeId(2), NAME);
+        until("it asks for a name that nobody knows yet, again and again", || book.asked() >= 3).await;
+        let two = start(&ca, 2, 1, Resolver::System).await;
+        // Of several addresses, those where nobody answers are passed over.
+        let closed = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+        book.write(&[closed.expect("has a port"), address(&two)]);
+        until("it finds the node", || one.stats().connected == 1 && two.stats().connected == 1).await;
+        let asked = book.asked();
+        two.stop().await;
+        until("it sees the node go, and asks again", || one.stats().connected == 0 && book.asked() > asked)
+            .await;
+        let moved = start(&ca, 2, 2, Resolver::System).await;
+        book.write(&[address(&moved)]);
+        until("it finds the node where the name points now", || moved.stats().connected == 1).await;
+        one.stop().await;
+        moved.stop().await;
+    }
 
     #[test]
     fn waits_double_up_to_the_limit() {

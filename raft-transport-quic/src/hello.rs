@@ -231,10 +231,10 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_version_2() {
+    fn the_bytes_of_version_3() {
         let expected: &[u8] = &[
             b'R', b'A', b'F', b'T', 60, 0, // magic, length
-            1, 0, 2, 0, // versions
+            1, 0, 3, 0, // versions
             0xed, 0xfe, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // cluster
             7, 0, 0, 0, 0, 0, 0, 0, 0x22, 0x11, 0, 0, 0, 0, 0, 0, // node, incarnation
             3, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, // boot, receiver
@@ -262,6 +262,17 @@ mod tests {
         assert_eq!(hello.check_answer(), Ok(()));
     }
 
+    /// Beside the version, it says what we say.
+    #[test]
+    fn a_hello_of_version_2_is_answered_in_it() {
+        let mut bytes = offer().encode();
+        bytes[8] = 2;
+        let hello = decode(&bytes).expect("is understood");
+        assert_eq!(hello, Hello { max_version: 2, ..offer() });
+        let answer = hello.answer(local(9), Lineage(6)).expect("has version 2 in common");
+        assert_eq!((answer.min_version, answer.max_version), (2, 2));
+    }
+
     #[test]
     fn a_later_version_may_say_more_but_not_less() {
         let mut bytes = Hello { max_version: 9, ..offer() }.encode();
@@ -269,8 +280,9 @@ mod tests {
         bytes[4] += 10;
         let hello = decode(&bytes).expect("is understood");
         assert_eq!(hello.lineage, Lineage(5));
-        let answer = hello.answer(local(9), Lineage(6)).expect("has version 2 in common");
-        assert_eq!((answer.min_version, answer.max_version, answer.to), (2, 2, NodeId(7)));
+        let answer = hello.answer(local(9), Lineage(6)).expect("has our version in common");
+        let ours = (MAX_VERSION, MAX_VERSION, NodeId(7));
+        assert_eq!((answer.min_version, answer.max_version, answer.to), ours);
         assert_eq!(answer.check_answer(), Ok(()));
 
         let mut bytes = VERSION_1.to_vec();
@@ -280,7 +292,7 @@ mod tests {
 
     #[test]
     fn no_version_in_common() {
-        let later = Hello { min_version: 3, max_version: 4, ..offer() };
+        let later = Hello { min_version: MAX_VERSION + 1, max_version: MAX_VERSION + 2, ..offer() };
         assert!(matches!(later.answer(local(9), Lineage(6)), Err(Fault::Version(_))));
         assert!(matches!(later.check_answer(), Err(Fault::Version(_))));
         let inverted = Hello { min_version: 1, max_version: 0, ..later };

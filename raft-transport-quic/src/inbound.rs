@@ -22,8 +22,10 @@ const READ_BYTES: usize = 64 << 10;
 const MIN_READ_BYTES: usize = 4 << 10;
 /// How far the buffer runs ahead of what has arrived of a large frame: its announced length alone allocates nothing.
 const AHEAD_BYTES: usize = 1 << 20;
+/// From which size on a buffer that has done its work is given back: a large frame would else stay for as long as its connection.
+const MAX_KEPT_BYTES: usize = 4 * AHEAD_BYTES;
 /// Control messages carry no entries, so no frame of them comes near this.
-const MAX_CONTROL_FRAME_BYTES: usize = 4 << 20;
+pub(crate) const MAX_CONTROL_FRAME_BYTES: usize = 1 << 20;
 /// How long a begun frame may go on without a byte: beyond what any network that Raft works over does.
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -37,7 +39,7 @@ pub(crate) async fn read_lane(
     counters: &Counters,
 ) -> Result<(), Fault> {
     let mut tag = [0];
-    stream.read_exact(&mut tag).await?;
+    begin(&mut stream, &mut tag).await?;
     let max_frame_bytes = match tag[0] {
         CONTROL_TAG => MAX_CONTROL_FRAME_BYTES,
         APPEND_TAG => wire::MAX_FRAME_BYTES,
@@ -63,6 +65,14 @@ pub(crate) async fn read_lane(
         counters.received.add(batch.len());
         inbox.deliver(peer.node, batch);
     }
+}
+
+/// Reads the first byte of a stream: what it is for.
+pub(crate) async fn begin(stream: &mut RecvStream, tag: &mut [u8; 1]) -> Result<(), Fault> {
+    timeout(STALL_TIMEOUT, stream.read_exact(tag))
+        .await
+        .map_err(|_| Fault::Malformed("a stream that does not begin".to_owned()))??;
+    Ok(())
 }
 
 /// A node speaks for itself only, and to us only.
@@ -92,6 +102,12 @@ impl Frames {
             Some(length) => (wire::FRAME_HEADER_BYTES + length).saturating_sub(self.buffer.len()),
             None => 0,
         };
+        let whole = self.buffer.len() + missing;
+        if whole < AHEAD_BYTES && self.buffer.capacity() > MAX_KEPT_BYTES {
+            let mut smaller = BytesMut::with_capacity(READ_BYTES.max(whole));
+            smaller.extend_from_slice(&self.buffer);
+            self.buffer = smaller;
+        }
         if self.buffer.capacity() - self.buffer.len() < missing.clamp(MIN_READ_BYTES, AHEAD_BYTES) {
             self.buffer.reserve(missing.clamp(READ_BYTES, AHEAD_BYTES));
         }

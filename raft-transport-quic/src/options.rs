@@ -6,6 +6,7 @@ use std::time::Duration;
 use quinn::{Connection, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use raft_core::transport::TransportError;
 
+use crate::inbound::MAX_CONTROL_FRAME_BYTES;
 use crate::snapshot::MAX_ON_THE_WAY_BYTES;
 
 /// The smallest datagram that QUIC may count on.
@@ -24,7 +25,7 @@ const MAX_SNAPSHOTS: u32 = 4;
 /// For all streams of a connection together: room for each, so that neither a full append lane nor snapshots that nobody
 /// reads hold the control lane up.
 const CONNECTION_WINDOW_BYTES: u32 =
-    LANES * STREAM_WINDOW_BYTES + MAX_SNAPSHOTS * MAX_ON_THE_WAY_BYTES as u32;
+    STREAM_WINDOW_BYTES + MAX_CONTROL_FRAME_BYTES as u32 + MAX_SNAPSHOTS * MAX_ON_THE_WAY_BYTES as u32;
 /// The same before the peer is admitted: it may say its hello, and nothing that we would have to keep.
 const STRANGER_WINDOW_BYTES: u32 = 8 << 10;
 /// The hello.

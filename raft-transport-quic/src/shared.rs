@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::credentials::Credentials;
-use crate::dial;
+use crate::dial::{self, Resolver};
 use crate::fault::Fault;
 use crate::hello::{Hello, SNAPSHOT_VERSION};
 use crate::identity::Identity;
@@ -69,6 +69,7 @@ pub(crate) struct Shared {
     /// Those of the next connection.
     pub(crate) credentials: Arc<RwLock<Credentials>>,
     pub(crate) options: QuicOptions,
+    pub(crate) resolver: Resolver,
     pub(crate) paths: Paths,
     pub(crate) counters: Arc<Counters>,
     pub(crate) endpoint: Endpoint,

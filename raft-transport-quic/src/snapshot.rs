@@ -16,7 +16,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use crate::fault::Fault;
-use crate::inbound::STALL_TIMEOUT;
+use crate::inbound::{self, STALL_TIMEOUT};
 use crate::stats::Counters;
 
 const LEFT: &str = "the peer left it";
@@ -73,9 +73,7 @@ pub(crate) async fn accept(
 ) -> Result<QuicSnapshotStream, Fault> {
     let mut stream = QuicSnapshotStream::new(connection, send, receive, counters);
     let mut tag = [0];
-    timeout(STALL_TIMEOUT, stream.receive.read_exact(&mut tag))
-        .await
-        .map_err(|_| Fault::Malformed("a stream that does not begin".to_owned()))??;
+    inbound::begin(&mut stream.receive, &mut tag).await?;
     if tag[0] != SNAPSHOT_TAG {
         return Err(Fault::Malformed(format!("a stream of unknown kind {}", tag[0])));
     }

@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::accept::accept_all;
 use crate::credentials::Credentials;
+use crate::dial::Resolver;
 use crate::options::QuicOptions;
 use crate::peers::Peers;
 use crate::shared::{Paths, Shared, server_config};
@@ -37,6 +38,7 @@ pub struct QuicTransport {
     address: String,
     credentials: Arc<RwLock<Credentials>>,
     options: QuicOptions,
+    pub(crate) resolver: Resolver,
     counters: Arc<Counters>,
     stage: RwLock<Stage>,
 }
@@ -99,7 +101,8 @@ impl QuicTransport {
         };
         let stage = RwLock::new(Stage::Bound(socket));
         let credentials = Arc::new(RwLock::new(credentials));
-        Ok(Self { address, credentials, options, counters: Arc::default(), stage })
+        let resolver = Resolver::default();
+        Ok(Self { address, credentials, options, resolver, counters: Arc::default(), stage })
     }
 
     /// What was counted so far.
@@ -188,6 +191,7 @@ impl QuicTransport {
             inbox,
             credentials: Arc::clone(&self.credentials),
             options: self.options.clone(),
+            resolver: self.resolver.clone(),
             paths,
             counters: Arc::clone(&self.counters),
             endpoint,
@@ -295,7 +299,9 @@ fn bind(listen: SocketAddr, buffer_bytes: usize) -> io::Result<UdpSocket> {
     // A system that gives less still works, only slower at bursts.
     let _ = socket.set_recv_buffer_size(buffer_bytes);
     let _ = socket.set_send_buffer_size(buffer_bytes);
-    let (receive, send) = (socket.recv_buffer_size()?, socket.send_buffer_size()?);
+    // Linux says twice what it gives: the other half is for its own bookkeeping (socket(7)).
+    let said = if cfg!(target_os = "linux") { 2 } else { 1 };
+    let (receive, send) = (socket.recv_buffer_size()? / said, socket.send_buffer_size()? / said);
     if receive.min(send) < buffer_bytes {
         tracing::warn!(
             asked = buffer_bytes,

@@ -31,11 +31,12 @@ use bytes::{Buf, BufMut, Bytes};
 
 use super::versioned::Versioned as _;
 use super::{CodecError, entry};
+use crate::config::MAX_APPEND_BYTES_LIMIT;
 use crate::message::{
     AppendOutcome, AppendRequest, AppendResponse, Dismissal, Envelope, Message, TimeoutNow, VoteRequest,
     VoteResponse,
 };
-use crate::types::{EntryId, GroupId, Incarnation, Lineage, NodeId, Payload, Peer};
+use crate::types::{Entry, EntryId, GroupId, Incarnation, Lineage, NodeId, Payload, Peer};
 
 /// The versions that this one can speak: what [`encode_frame`] and [`decode_frame`] take.
 pub const VERSIONS: RangeInclusive<u16> = 1..=3;
@@ -54,6 +55,13 @@ pub const FRAME_HEADER_BYTES: usize = 8;
 
 /// The largest body of a frame: the largest entry with room for what is around it.
 pub const MAX_FRAME_BYTES: usize = 65 << 20;
+
+/// The most messages in a frame: many times what a sender packs. A decoded one takes more memory than its bytes.
+pub const MAX_FRAME_MESSAGES: usize = 1 << 16;
+
+/// The most entries in a frame: those of the largest append ([`Config::max_append_bytes`](crate::Config::max_append_bytes))
+/// and of what was packed before it.
+pub const MAX_FRAME_ENTRIES: usize = (MAX_APPEND_BYTES_LIMIT + (1 << 20)) / Entry::OVERHEAD_BYTES;
 
 const VOTE_REQUEST: u8 = 1;
 const VOTE_RESPONSE: u8 = 2;
@@ -74,8 +82,9 @@ const STALE: u8 = 2;
 /// Appends a frame of `envelopes` in a `version` to `out`.
 ///
 /// # Errors
-/// [`CodecError::TooLarge`] where the body would be beyond [`MAX_FRAME_BYTES`]; [`CodecError::Unsupported`] where the version
-/// cannot carry one of them: it is to be dropped, as if lost. `out` is as before then.
+/// [`CodecError::TooLarge`] beyond [`MAX_FRAME_BYTES`], [`MAX_FRAME_MESSAGES`] or [`MAX_FRAME_ENTRIES`];
+/// [`CodecError::Unsupported`] where the version cannot carry one of them: it is to be dropped, as if lost. `out` is as before
+/// then.
 pub fn encode_frame<'a>(
     version: u16,
     envelopes: impl IntoIterator<Item = &'a Envelope>,
@@ -86,8 +95,9 @@ pub fn encode_frame<'a>(
     }
     let start = out.len();
     out.put_u64_le(0);
+    let mut room = Room::WHOLE;
     for envelope in envelopes {
-        let mut encoded = encode_envelope(version, envelope, out);
+        let mut encoded = room.take(envelope).and_then(|()| encode_envelope(version, envelope, out));
         if out.len() - start - FRAME_HEADER_BYTES > MAX_FRAME_BYTES {
             encoded = Err(CodecError::TooLarge);
         }
@@ -133,10 +143,40 @@ pub fn decode_frame(
     }
     let mut body = body;
     let mut envelopes = Vec::new();
+    let mut room = Room::WHOLE;
     while !body.is_empty() {
-        envelopes.push(decode_envelope(version, &mut body)?);
+        room.take_message()?;
+        envelopes.push(decode_envelope(version, &mut body, &mut room)?);
     }
     Ok(envelopes)
+}
+
+/// What more a frame may hold.
+struct Room {
+    messages: usize,
+    entries: usize,
+}
+
+impl Room {
+    const WHOLE: Self = Self { messages: MAX_FRAME_MESSAGES, entries: MAX_FRAME_ENTRIES };
+
+    fn take_message(&mut self) -> Result<(), CodecError> {
+        self.messages = self.messages.checked_sub(1).ok_or(CodecError::TooLarge)?;
+        Ok(())
+    }
+
+    fn take_entries(&mut self, count: usize) -> Result<(), CodecError> {
+        self.entries = self.entries.checked_sub(count).ok_or(CodecError::TooLarge)?;
+        Ok(())
+    }
+
+    fn take(&mut self, envelope: &Envelope) -> Result<(), CodecError> {
+        self.take_message()?;
+        match &envelope.message {
+            Message::AppendRequest(append) => self.take_entries(append.entries.len()),
+            _ => Ok(()),
+        }
+    }
 }
 
 fn encode_envelope(version: u16, envelope: &Envelope, out: &mut Vec<u8>) -> Result<(), CodecError> {
@@ -237,7 +277,7 @@ fn is_later(version: u16, payload: &Payload) -> bool {
     matches!(payload, Payload::Membership(membership) if membership.format() > version)
 }
 
-fn decode_envelope(version: u16, bytes: &mut Bytes) -> Result<Envelope, CodecError> {
+fn decode_envelope(version: u16, bytes: &mut Bytes, room: &mut Room) -> Result<Envelope, CodecError> {
     let group = GroupId(take_u64(bytes)?);
     let from = take_peer(bytes)?;
     let to = take_peer(bytes)?;
@@ -260,10 +300,11 @@ fn decode_envelope(version: u16, bytes: &mut Bytes) -> Result<Envelope, CodecErr
             let commit = take_u64(bytes)?;
             let round = take_u64(bytes)?;
             let count = bytes.try_get_u32_le().map_err(|_| CodecError::Truncated)? as usize;
-            // Each entry takes at least its header, so the count allocates no more than what was received.
+            // Each entry takes at least its header, so the count allocates no more than what was received asks for.
             if count > bytes.len() / entry::HEADER_BYTES {
                 return Err(CodecError::Truncated);
             }
+            room.take_entries(count)?;
             let mut entries = Vec::with_capacity(count);
             for _ in 0..count {
                 let entry = entry::decode(bytes)?;

@@ -193,12 +193,19 @@ impl Engine {
         let peers: BTreeMap<NodeId, Incarnation> =
             self.reachable_peers().map(|peer| (peer.node, peer.incarnation)).collect();
         let (now, term, voters) = (self.now, self.term, self.membership().voters.clone());
+        let unknown: BTreeSet<NodeId> = self
+            .peers()
+            .filter(|peer| peer.incarnation == Incarnation::UNKNOWN)
+            .map(|peer| peer.node)
+            .collect();
         let Role::Leader(leader) = &mut self.role else { return };
         if let Some(gone) = leader.transfer.take_if(|transfer| !voters.contains(&transfer.to)) {
             self.events.push(Event::TransferFailed { to: gone.to, term });
         }
         leader.progress.retain(|node, peer| peers.get(node) == Some(&peer.incarnation));
         leader.change.broken.retain(|node| peers.contains_key(node));
+        // Once bound, what it said is used up: asked again, it may have another folder.
+        leader.change.introduced.retain(|node, _| unknown.contains(node));
         for (node, incarnation) in peers {
             if !leader.change.broken.contains(&node) {
                 leader.progress.entry(node).or_insert_with(|| Progress::new(incarnation, last, now));
@@ -379,10 +386,11 @@ impl Engine {
         self.dismissed.or(removed.then_some(Dismissal::Removed))
     }
 
-    /// A member says that a committed configuration, newer than the one known here, is without this node.
+    /// A member says that a committed configuration, not older than the one known here, is without this node. It may be the very one
+    /// that is known: whoever crashed before its commit was on disk does not know that it is committed.
     pub(super) fn on_dismissed(&mut self, from: Peer, membership: Index, dismissal: Dismissal) {
         let Some((known, own)) = self.log.membership() else { return };
-        let news = membership > known && own.nodes.contains_key(&from.node);
+        let news = membership >= known && own.nodes.contains_key(&from.node);
         if !news || matches!(self.role, Role::Leader(_)) || self.dismissed == Some(dismissal) {
             return;
         }

@@ -13,6 +13,8 @@ use bytes::Bytes;
 use raft_core::{NodeId, RaftError};
 use tokio::time::Instant;
 
+use super::members::{ChangeBody, ChangedBody};
+use super::membership::{NotChanged, members_of};
 use super::server::{Api, respond};
 use super::{ErrorBody, ErrorCode, FORWARDED_HEADER, TIMEOUT_HEADER, TransferredBody};
 use crate::client::{Backoff, CONNECT_TIMEOUT, read_body};
@@ -43,7 +45,20 @@ pub(super) enum Work {
     Write(Command),
     /// Leadership is to go to this node, or to the best.
     Transfer(Option<NodeId>),
+    /// The members are to be changed.
+    Change(ChangeBody),
+    /// The change of the members that is under way is given up.
+    GiveUpChange,
+    /// The members, as the leader sees them.
+    Members,
     Read(Query),
+}
+
+impl Work {
+    /// Whether it may be done twice without harm.
+    const fn is_read(&self) -> bool {
+        matches!(self, Self::Members | Self::Read(_))
+    }
 }
 
 /// What came of one attempt.
@@ -88,6 +103,11 @@ impl Api {
                 Attempt::Done(response) => return response,
                 Attempt::NotDone(error) => error,
             };
+            if let Some(outside) = view.outside {
+                // It may never hear of another leader.
+                let message = format!("{outside}: ask another node");
+                return respond(&ErrorBody::new(ErrorCode::Unavailable, message));
+            }
             let pause = backoff.next();
             // A node that was taken for the leader and is not says so at once: the sender knows where to look.
             if call.forwarded || Instant::now() + pause + CONNECT_TIMEOUT >= call.deadline {
@@ -120,6 +140,13 @@ impl Api {
                     ))),
                 }
             }
+            Work::Change(asked) => {
+                changed(tokio::time::timeout_at(call.deadline, self.change_members(asked)).await)
+            }
+            Work::GiveUpChange => {
+                changed(tokio::time::timeout_at(call.deadline, self.give_up_change()).await)
+            }
+            Work::Members => Attempt::Done(respond(&members_of(&raft.status().borrow()))),
             Work::Read(query) => {
                 let deadline = call.deadline.min(Instant::now() + READ_ATTEMPT);
                 match tokio::time::timeout_at(deadline, raft.read(query)).await {
@@ -137,7 +164,7 @@ impl Api {
 
     /// On the node whose clients reach it at `leader`.
     async fn on_leader(&self, call: &Call, leader: String) -> Attempt {
-        let write = !matches!(call.work, Work::Read(_));
+        let write = !call.work.is_read();
         let mut left = call.deadline.saturating_duration_since(Instant::now());
         if !write {
             left = left.min(READ_ATTEMPT);
@@ -191,12 +218,24 @@ fn relayed(status: StatusCode, headers: &mut HeaderMap, body: Bytes) -> Response
     response
 }
 
+fn changed<E>(outcome: Result<Result<ChangedBody, NotChanged>, E>) -> Attempt {
+    match outcome {
+        Ok(Ok(changed)) => Attempt::Done(respond(&changed)),
+        Ok(Err(NotChanged::Refused(error))) => Attempt::Done(respond(&error)),
+        Ok(Err(NotChanged::Failed(error))) => refusal(&error),
+        Err(_) => Attempt::Done(respond(&ErrorBody::new(
+            ErrorCode::Unknown,
+            "the change of the members was not confirmed in time and may still happen",
+        ))),
+    }
+}
+
 /// What the handle's error means for a request.
 fn refusal(error: &RaftError) -> Attempt {
     let code = match error {
         RaftError::Overloaded => ErrorCode::Overloaded,
         RaftError::TooLarge { .. } => ErrorCode::TooLarge,
-        RaftError::Transfer(_) => ErrorCode::Conflict,
+        RaftError::Transfer(_) | RaftError::Membership(_) => ErrorCode::Conflict,
         RaftError::Fatal { .. } | RaftError::Query(_) => ErrorCode::Failed,
         _ if error.is_refused() => ErrorCode::Unavailable,
         _ => ErrorCode::Unknown,

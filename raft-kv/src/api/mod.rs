@@ -3,9 +3,15 @@
 mod backup;
 mod leader;
 mod log;
+mod members;
+mod membership;
 mod server;
 mod urls;
 
+pub(crate) use members::grouped;
+pub use members::{
+    ChangeBody, ChangeStateBody, ChangedBody, MemberChange, MemberStateBody, MembersBody, WaitBody,
+};
 pub(crate) use server::members;
 pub use server::{Api, router};
 pub(crate) use urls::{host_and_port, percent_encode};
@@ -44,11 +50,12 @@ pub const DEFAULT_SCAN_LIMIT: usize = 1_000;
 pub enum ErrorCode {
     /// The request makes no sense as it is; the same again fails again.
     Invalid,
-    /// The key, or the path, does not exist.
+    /// The key, the path or the member does not exist.
     NotFound,
     /// The key is not as the condition wants it. Nothing changed.
     Mismatch,
-    /// It does not fit how the cluster is: it exists already with other members, or the node named cannot lead.
+    /// It does not fit how the cluster is: it exists already with other members, the node named cannot lead, or the members cannot
+    /// be changed so.
     Conflict,
     /// Key, value or body is above its limit.
     TooLarge,
@@ -226,6 +233,9 @@ pub struct MemberBody {
     pub client_address: String,
     /// The data folder that it belongs to.
     pub incarnation: String,
+    /// Its disk went back in time: it counts in no majority until it is taken in again with another data folder.
+    #[serde(default)]
+    pub suspended: bool,
 }
 
 /// An entry's term and index.
@@ -313,6 +323,15 @@ pub struct StatusBody {
     /// Whom the node hands its leadership to at the moment.
     #[serde(default)]
     pub transferring: Option<u64>,
+    /// The data folder that the node has.
+    #[serde(default)]
+    pub incarnation: String,
+    /// `removed` or `suspended`, where the node knows that it does not count any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dismissed: Option<String>,
+    /// Whether a change of the members is under way.
+    #[serde(default)]
+    pub changing: bool,
     /// The history of the cluster that the node belongs to; all zero before it belongs to one.
     #[serde(default)]
     pub lineage: String,

@@ -12,6 +12,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
+use raft_core::message::Dismissal;
 use raft_core::runtime::TransferStatus;
 use raft_core::types::NodeId;
 use raft_core::{LogStore, Membership, Raft, RaftError, RaftStatus};
@@ -21,6 +22,8 @@ use tokio::time::Instant;
 
 use super::leader::{Call, Work};
 use super::log::{self, CommittedLog};
+use super::members::{ChangeBody, ChangedBody, MembersBody};
+use super::membership::members_of;
 use super::{
     CREATE_REVISION_HEADER, DEFAULT_SCAN_LIMIT, DEFAULT_TIMEOUT_MS, DeletedBody, EntryIdBody, ErrorBody,
     ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MemberBody,
@@ -55,6 +58,8 @@ pub(super) struct View {
     pub(super) leader: Option<String>,
     /// Whether this node belongs to a cluster.
     pub(super) founded: bool,
+    /// Why the node does not count, if it is known not to.
+    pub(super) outside: Option<&'static str>,
     /// Why this node takes no part any more.
     pub(super) failed: Option<Arc<str>>,
 }
@@ -91,8 +96,15 @@ impl Api {
         let status = self.raft.status();
         let status = status.borrow();
         let leader = status.leader.and_then(|leader| status.membership.nodes.get(&leader));
+        let local = self.raft.local().peer.node;
+        let outside = match status.dismissed {
+            Some(Dismissal::Removed) => Some("this node was removed from the cluster"),
+            Some(_) => Some("this node is suspended"),
+            None => None,
+        };
         View {
-            leads: status.leader == Some(self.raft.local().peer.node),
+            leads: status.leader == Some(local),
+            outside,
             leader: leader.map(|info| info.client_address.clone()).filter(|address| !address.is_empty()),
             founded: !status.membership.is_empty(),
             failed: status.fatal.clone(),
@@ -117,11 +129,13 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/log/entries", get(log::entries))
         .route("/init", post(init))
         .route("/transfer", post(transfer))
+        .route("/members", get(list_members).post(change_members))
+        .route("/members/cancel", post(give_up_change))
         .route("/backup", get(super::backup::backup))
         .fallback(|| async {
             refuse(
                 ErrorCode::NotFound,
-                "no such path: see /kv/{key}, /kv, /status, /log/entries, /init, /transfer, /backup",
+                "no such path: see /kv/{key}, /kv, /status, /members, /log/entries, /init, /transfer, /backup",
             )
         })
         .method_not_allowed_fallback(|| async {
@@ -172,6 +186,14 @@ impl KeyOptions {
             (None, None) => Ok(None),
         }
     }
+}
+
+/// What may stand behind the `?` of the members.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MembersOptions {
+    #[serde(default)]
+    stale: bool,
 }
 
 /// What may stand behind the `?` of a scan.
@@ -282,10 +304,7 @@ async fn answer(api: &Api, asked: Asked, parsed: Result<(Query, bool), ErrorBody
             Ok(answer) => respond(&answer),
             Err(error) => refuse(ErrorCode::Failed, error.to_string()),
         },
-        Ok((query, false)) => match asked.call(Work::Read(query), Bytes::new()) {
-            Ok(call) => api.carry_out(call).await,
-            Err(error) => respond(&error),
-        },
+        Ok((query, false)) => carried_out(api, asked.call(Work::Read(query), Bytes::new())).await,
         Err(error) => respond(&error),
     }
 }
@@ -310,10 +329,7 @@ async fn write(
         };
         asked.call(Work::Write(command), value)
     });
-    match call {
-        Ok(call) => api.carry_out(call).await,
-        Err(error) => respond(&error),
-    }
+    carried_out(&api, call).await
 }
 
 async fn delete(
@@ -331,6 +347,11 @@ async fn delete(
         let expected = options.expected()?;
         asked.call(Work::Write(Command::Delete { key, expected }), Bytes::new())
     });
+    carried_out(&api, call).await
+}
+
+/// Carries a call out, if the request makes one.
+async fn carried_out(api: &Api, call: Result<Call, ErrorBody>) -> Response {
     match call {
         Ok(call) => api.carry_out(call).await,
         Err(error) => respond(&error),
@@ -368,6 +389,9 @@ async fn status(State(api): State<Arc<Api>>) -> Response {
         state_hash: format!("{:032x}", summary.hash),
         priority: status.priority,
         transferring: status.transferring.map(|node| node.0),
+        incarnation: local.peer.incarnation.to_string(),
+        dismissed: status.dismissed.map(|dismissal| dismissal.as_str().to_owned()),
+        changing: status.change.is_some(),
         lineage: status.lineage.to_string(),
         snapshots: snapshots(&status),
         fatal: status.fatal.as_deref().map(str::to_owned),
@@ -376,8 +400,7 @@ async fn status(State(api): State<Arc<Api>>) -> Response {
     json(StatusCode::OK, &body)
 }
 
-/// The configuration's nodes and their roles.
-fn snapshots(status: &RaftStatus) -> SnapshotsBody {
+pub(super) fn snapshots(status: &RaftStatus) -> SnapshotsBody {
     let snapshots = &status.snapshots;
     let transfer = |to: Option<NodeId>, transfer: &TransferStatus| SnapshotProgressBody {
         to: to.map(|node| node.0),
@@ -397,6 +420,7 @@ fn snapshots(status: &RaftStatus) -> SnapshotsBody {
     }
 }
 
+/// The configuration's nodes and their roles.
 pub(crate) fn members(membership: &Membership) -> Vec<MemberBody> {
     let role = |node: NodeId| match node {
         _ if membership.voters.contains(&node) => "voter",
@@ -409,6 +433,7 @@ pub(crate) fn members(membership: &Membership) -> Vec<MemberBody> {
         address: info.address.clone(),
         client_address: info.client_address.clone(),
         incarnation: info.incarnation.to_string(),
+        suspended: membership.suspended.contains(node),
     };
     membership.nodes.iter().map(member).collect()
 }
@@ -473,10 +498,50 @@ async fn transfer(
         };
         asked.call(Work::Transfer(to.map(NodeId)), body)
     });
-    match call {
-        Ok(call) => api.carry_out(call).await,
-        Err(error) => respond(&error),
-    }
+    carried_out(&api, call).await
+}
+
+async fn list_members(
+    State(api): State<Arc<Api>>,
+    options: Options<MembersOptions>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let asked = Asked { method, uri, headers };
+    let call = match options_of(options) {
+        Ok(MembersOptions { stale: true }) => return respond(&members_of(&api.raft.status().borrow())),
+        Ok(MembersOptions { stale: false }) => asked.call(Work::Members, Bytes::new()),
+        Err(error) => Err(error),
+    };
+    carried_out(&api, call).await
+}
+
+async fn change_members(
+    State(api): State<Arc<Api>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let asked = Asked { method, uri, headers };
+    let call = body.map_err(|e| body_error(&e)).and_then(|body| {
+        let change = serde_json::from_slice::<ChangeBody>(&body).map_err(|e| {
+            ErrorBody::new(ErrorCode::Invalid, format!("the body is not as it should be: {e}"))
+        })?;
+        asked.call(Work::Change(change), body)
+    });
+    carried_out(&api, call).await
+}
+
+async fn give_up_change(
+    State(api): State<Arc<Api>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let asked = Asked { method, uri, headers };
+    carried_out(&api, asked.call(Work::GiveUpChange, Bytes::new())).await
 }
 
 /// Something that can be sent back.
@@ -507,6 +572,18 @@ impl Respond for ErrorBody {
 }
 
 impl Respond for TransferredBody {
+    fn response(&self) -> Response {
+        json(StatusCode::OK, self)
+    }
+}
+
+impl Respond for MembersBody {
+    fn response(&self) -> Response {
+        json(StatusCode::OK, self)
+    }
+}
+
+impl Respond for ChangedBody {
     fn response(&self) -> Response {
         json(StatusCode::OK, self)
     }

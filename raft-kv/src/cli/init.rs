@@ -36,7 +36,7 @@ pub(super) async fn run(args: InitArgs, output: Output) -> Result<(), Failure> {
     output.result(&format!("OK a cluster of {} founded", founded.members.len()), &founded)
 }
 
-fn parse_founder(text: &str) -> Result<Founder, String> {
+pub(super) fn parse_founder(text: &str) -> Result<Founder, String> {
     let form = "write id=raft-address,http-address, such as 1=127.0.0.1:7001,127.0.0.1:8001";
     let (id, addresses) = text.split_once('=').ok_or(form)?;
     let id = id.parse().map_err(|_| form)?;

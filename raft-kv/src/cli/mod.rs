@@ -7,13 +7,16 @@ mod del;
 mod failure;
 mod get;
 mod init;
+mod join;
 mod log;
+mod member;
 mod put;
 mod recover;
 mod restore;
 mod scan;
 mod serve;
 mod status;
+mod table;
 mod transfer;
 
 use std::ffi::OsString;
@@ -70,6 +73,8 @@ enum Command {
     Scan(scan::ScanArgs),
     /// Show how the nodes are.
     Status(status::StatusArgs),
+    /// Show and change who belongs to the cluster: add, remove, promote, demote, replace, readmit, move.
+    Member(member::MemberArgs),
     /// Hand leadership to another node.
     Transfer(transfer::TransferArgs),
     /// Write the state of a running cluster into a file.
@@ -169,6 +174,7 @@ fn run(args: Vec<OsString>) -> Result<(), Failure> {
         Command::Cas(args) => on_one_core(cas::run(args, output)),
         Command::Scan(args) => on_one_core(scan::run(args, output)),
         Command::Status(args) => on_one_core(status::run(args, output)),
+        Command::Member(args) => on_one_core(member::run(args, output)),
         Command::Transfer(args) => on_one_core(transfer::run(args, output)),
         Command::Backup(args) => on_one_core(backup::run(args, output)),
         Command::Restore(args) => on_one_core(restore::run(args, output)),
@@ -194,11 +200,15 @@ fn parse_address(text: &str) -> Result<String, String> {
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {
+    seconds_up_to(60, text)
+}
+
+fn seconds_up_to(longest: u32, text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "write a number of seconds, such as 10 or 0.5".to_owned())?;
-    if (0.001..=60.0).contains(&seconds) {
+    if (0.001..=f64::from(longest)).contains(&seconds) {
         Ok(Duration::from_secs_f64(seconds))
     } else {
-        Err("must be from 0.001 to 60".to_owned())
+        Err(format!("must be from 0.001 to {longest}"))
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::serve::ListenerExt as _;
 use clap::Args;
 use raft_core::log_store::{StorageError, StorageErrorKind};
+use raft_core::message::Dismissal;
 use raft_core::runtime::SnapshotPlace;
 use raft_core::{LogStore, NodeOptions, Raft, RaftError};
 use raft_storage_redb::RedbLogStore;
@@ -17,11 +18,14 @@ use raft_transport_quic::{Credentials, QuicOptions, QuicTransport};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
+use super::join::join;
 use super::{Failure, Output, parse_address};
-use crate::api::{Api, router};
+use crate::api::{Api, MemberChange, router};
+use crate::client::Client;
 use crate::store::Store;
 
 /// The node's log within its data folder.
@@ -62,6 +66,13 @@ pub(super) struct ServeArgs {
     /// The address that clients reach this node at, if it is not the one listened on.
     #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     advertise_http: Option<String>,
+    /// Ask a cluster to take this node in, at the HTTP addresses of one or more of its members, separated by commas. Where the node has
+    /// a place already, nothing more is done: the same command starts it for the first time and ever after.
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', value_parser = parse_address)]
+    join: Vec<String>,
+    /// With --join: get the log and no vote.
+    #[arg(long, requires = "join")]
+    learner: bool,
     /// How much this node is wanted as leader, from 0 to 255: leadership goes to the node with the highest.
     #[arg(long, value_name = "NUMBER", default_value = "0")]
     priority: u8,
@@ -140,7 +151,18 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> 
         Ok(()) | Err(Failure::ClosedPipe) => {}
         Err(failure) => return Err(failure),
     }
-    let watch = tokio::spawn(tell_fatal(raft.clone()));
+    let mut watches =
+        vec![tokio::spawn(tell_fatal(raft.clone())), tokio::spawn(tell_dismissed(raft.clone()))];
+    if !args.join.is_empty() {
+        let change = MemberChange::Join {
+            id: local.peer.node.0,
+            address: raft.address().to_owned(),
+            client_address: client_address(&args, http_address),
+            learner: args.learner,
+            incarnation: local.peer.incarnation.to_string(),
+        };
+        watches.push(tokio::spawn(join(raft.clone(), Client::new(&args.join)?, change)));
+    }
     let result = tokio::select! {
         signal = stop.next() => {
             info!("stopping: told to by {signal}");
@@ -164,7 +186,7 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> 
         () = stopped => info!("stopped"),
         _ = stop.next() => return Err(Failure::refused("told to stop twice: ended at once")),
     }
-    watch.abort();
+    watches.iter().for_each(JoinHandle::abort);
     result
 }
 
@@ -185,7 +207,7 @@ async fn start(args: &ServeArgs) -> Result<(Raft<Store>, Weak<dyn LogStore>, Tcp
         options.config.snapshot_entries = entries.get();
         options.config.keep_entries = options.config.keep_entries.min(entries.get());
     }
-    options.client_address = args.advertise_http.clone().unwrap_or_else(|| http_address.to_string());
+    options.client_address = client_address(args, http_address);
     let transport = QuicTransport::bind(&args.listen.to_string(), credentials, quic)
         .map_err(|e| Failure::refused(format!("--listen {}: {e}", args.listen)))?;
     let opened = tokio::task::spawn_blocking(opener(args)).await;
@@ -206,6 +228,11 @@ async fn start(args: &ServeArgs) -> Result<(Raft<Store>, Weak<dyn LogStore>, Tcp
         .await
         .map_err(|e| Failure::refused(format!("cannot start on data folder {}: {e}", args.data.display())))?;
     Ok((raft, log, http))
+}
+
+/// Where clients reach the node.
+fn client_address(args: &ServeArgs, http_address: SocketAddr) -> String {
+    args.advertise_http.clone().unwrap_or_else(|| http_address.to_string())
 }
 
 /// Opens the log, on a disk that can be put into trouble where that was asked for.
@@ -260,6 +287,23 @@ async fn tell_fatal(raft: Raft<Store>) {
         && let Some(reason) = &status.fatal
     {
         error!("the node takes no part any more: {reason}");
+    }
+}
+
+/// A node that does not count any more goes on to run, in vain.
+async fn tell_dismissed(raft: Raft<Store>) {
+    let mut status = raft.status();
+    let node = raft.local().peer.node;
+    if let Ok(status) = status.wait_for(|status| status.dismissed.is_some()).await
+        && let Some(dismissal) = status.dismissed
+    {
+        match dismissal {
+            Dismissal::Removed => warn!("the cluster has removed this node: it can be stopped"),
+            _ => warn!(
+                "the cluster does not count this node any more, since it has forgotten what it had confirmed: stop it, empty its \
+                 data folder, start it again, then `raft-kv member readmit {node}`"
+            ),
+        }
     }
 }
 

@@ -63,6 +63,7 @@ fn table(nodes: &[NodeBody]) -> String {
         ["node", "http", "role", "term", "leader", "commit", "applied", "keys", "state hash"]
             .map(str::to_owned),
     ];
+    let mut changing = false;
     let mut notes = String::new();
     for node in nodes {
         let Some(status) = &node.status else {
@@ -77,10 +78,11 @@ fn table(nodes: &[NodeBody]) -> String {
             let _ =
                 writeln!(notes, "node {} belongs to no cluster yet: see `raft-kv init --help`", status.node);
         }
+        changing |= status.role == "leader" && status.changing;
         rows.push([
             status.node.to_string(),
             node.address.clone(),
-            status.role.clone(),
+            role(status).to_owned(),
             status.term.to_string(),
             status.leader.map_or_else(|| "-".to_owned(), |leader| leader.to_string()),
             status.commit.to_string(),
@@ -89,13 +91,19 @@ fn table(nodes: &[NodeBody]) -> String {
             status.state_hash.get(..16).unwrap_or(&status.state_hash).to_owned(),
         ]);
     }
-    let mut text = String::new();
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
-    for row in &rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    if changing {
+        notes += "the members are being changed: see `raft-kv member list`\n";
     }
-    text + &notes
+    super::table::table(&rows) + &notes
+}
+
+/// What the node does, or that it does not count.
+fn role(status: &StatusBody) -> &str {
+    let own = status.members.iter().find(|member| member.id == status.node);
+    match (&status.dismissed, own) {
+        (Some(dismissed), _) => dismissed.as_str(),
+        (None, Some(own)) if own.suspended => "suspended",
+        (None, Some(own)) if own.role == "learner" && status.role == "follower" => "learner",
+        _ => &status.role,
+    }
 }

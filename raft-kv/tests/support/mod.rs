@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+pub mod load;
+
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -113,6 +115,8 @@ pub struct Node {
     pub data: PathBuf,
     pub certs: PathBuf,
     pub priority: u8,
+    /// The network namespace that it runs in.
+    pub network: Option<String>,
     /// More for its command line.
     pub more: Vec<String>,
     pub child: Option<Child>,
@@ -121,7 +125,18 @@ pub struct Node {
 impl Node {
     /// The command line that serves it.
     pub fn serve(&self) -> Command {
-        let mut command = program();
+        let mut command = match &self.network {
+            None => program(),
+            Some(network) => {
+                let program = program();
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", network]).arg(program.get_program());
+                for (name, _) in program.get_envs() {
+                    command.env_remove(name);
+                }
+                command
+            }
+        };
         command.arg("serve").arg("--data").arg(&self.data).arg("--certs").arg(&self.certs);
         command.arg("--listen").arg(self.raft.to_string()).arg("--http").arg(self.http.to_string());
         command.arg("--priority").arg(self.priority.to_string());
@@ -153,6 +168,38 @@ impl Node {
     pub async fn status(&self) -> Option<StatusBody> {
         let client = Client::new(&[self.http.to_string()]).unwrap().with_timeout(Duration::from_secs(2));
         client.status(0).await.ok()
+    }
+
+    /// Gives its disk a file that says what is wrong with it.
+    pub fn may_have_trouble(&mut self) {
+        self.more.push("--fault-file".to_owned());
+        self.more.push(path(&self.data.with_extension("fault")).to_owned());
+    }
+
+    /// Says what is wrong with its disk; nothing, if that is empty. Written aside and renamed: it never reads half a word.
+    pub fn trouble(&self, what: &str) {
+        let file = self.data.with_extension("fault");
+        let new = file.with_extension("new");
+        std::fs::write(&new, what).unwrap();
+        std::fs::rename(&new, &file).unwrap();
+    }
+
+    /// What it logged, in all its runs.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.data.with_extension("log")).unwrap()
+    }
+
+    /// Itself as a member, as `raft-kv init` and `raft-kv member` take it.
+    pub fn as_member(&self) -> String {
+        format!("{}={},{}", self.id, self.raft, self.http)
+    }
+
+    /// Tells it to stop, as an operator or systemd does, and waits until it has.
+    pub async fn stop(&mut self) {
+        let mut child = self.child.take().unwrap();
+        signal(child.id(), "TERM");
+        let ended = eventually("the node ends", async || child.try_wait().unwrap()).await;
+        assert!(ended.success(), "node {} ended with {ended}", self.id);
     }
 
     /// SIGKILL.
@@ -190,6 +237,7 @@ impl Cluster {
             data: folder.path().join(format!("data-{id}")),
             certs: certs.join(format!("node-{id}")),
             priority: 0,
+            network: None,
             more: Vec::new(),
             child: None,
         };
@@ -205,16 +253,22 @@ impl Cluster {
 
     /// Starts the nodes and founds the cluster.
     pub async fn found(&mut self) {
-        for node in &mut self.nodes {
+        self.found_first(self.nodes.len()).await;
+    }
+
+    /// Starts the first nodes and founds the cluster with them.
+    pub async fn found_first(&mut self, count: usize) {
+        for node in self.nodes.iter_mut().take(count) {
             node.start().await;
         }
-        let founded = run(&self.init_args().iter().map(String::as_str).collect::<Vec<_>>());
+        let args = self.init_args();
+        let args: Vec<&str> = args.iter().take(1 + count).map(String::as_str).collect();
+        let founded = run(&args);
         assert_eq!(exit_code(&founded), 0, "{}", stderr(&founded));
     }
 
     pub fn init_args(&self) -> Vec<String> {
-        let members = self.nodes.iter().map(|node| format!("{}={},{}", node.id, node.raft, node.http));
-        std::iter::once("init".to_owned()).chain(members).collect()
+        std::iter::once("init".to_owned()).chain(self.nodes.iter().map(Node::as_member)).collect()
     }
 
     pub fn addresses(&self) -> Vec<String> {

@@ -27,29 +27,9 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    pub(crate) fn new() -> Self {
-        let (here, there) = (super::runtime(), super::runtime());
-        let provider = Arc::new(provider());
-        let key = rcgen::KeyPair::generate().unwrap();
-        let certificate =
-            rcgen::CertificateParams::new(["bare".to_owned()]).unwrap().self_signed(&key).unwrap();
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(certificate.der().clone()).unwrap();
-        let server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![certificate.der().clone()],
-                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-            )
-            .unwrap();
+    pub(crate) fn new([here, there]: [Runtime; 2]) -> Self {
+        let (server, client) = tls();
         let server = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(server).unwrap()));
-        let client = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
         let client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(client).unwrap()));
         let listening = endpoint(&there, Some(server));
         let dialing = endpoint(&here, None);
@@ -121,6 +101,30 @@ impl Pair {
         assert_eq!(self.there.block_on(reading).unwrap(), bytes);
         begin.elapsed()
     }
+}
+
+/// TLS 1.3 for both ends, for the name "bare".
+pub(crate) fn tls() -> (rustls::ServerConfig, rustls::ClientConfig) {
+    let provider = Arc::new(provider());
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(["bare".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.der().clone()).unwrap();
+    let server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (server, client)
 }
 
 fn endpoint(runtime: &Runtime, server: Option<ServerConfig>) -> Endpoint {

@@ -1,4 +1,4 @@
-//! This transport beside quinn itself, in one interleaved run: what its lanes, frames and doors cost.
+//! This transport beside quinn itself, and beside TCP with TLS, in one interleaved run: what its lanes, frames and doors cost.
 //!
 //! `cargo bench -p raft-transport-quic --bench ratio [-- --quick] [--json] [--only WORD]`
 
@@ -7,6 +7,7 @@
 mod bare;
 mod ours;
 mod relay;
+mod tcp;
 
 use std::time::Duration;
 
@@ -81,8 +82,8 @@ fn main() {
     if wanted("packed") {
         packed(&size, &mut report);
     }
-    if wanted("bulk") {
-        bulk(&size, &mut report);
+    if only.is_none_or(|only| only.starts_with("bulk")) {
+        bulk(&size, only.map_or("bulk", String::as_str), &mut report);
     }
     if wanted("heartbeat") {
         heartbeats(&size, &mut report);
@@ -90,31 +91,40 @@ fn main() {
     if wanted("slow") {
         slow_link(&size, &mut report);
     }
+    if wanted("kill") {
+        kills(&size, &mut report);
+    }
     if has("--json") { report.print_json() } else { report.print() }
 }
 
 fn round_trips(size: &Size, report: &mut Report) {
-    let (bare, ours) = (bare::Pair::new(), ours::Pair::new(Link::Loopback));
-    let mut bare_trips = Vec::new();
-    let mut our_trips = Vec::new();
+    let (bare, tcp) = (bare::Pair::new(apart()), tcp::Pair::new(apart()));
+    let ours = ours::Pair::new(apart(), Link::Loopback);
+    let (mut bare_trips, mut tcp_trips, mut our_trips) = (Vec::new(), Vec::new(), Vec::new());
     bare.round_trips(size.pings / 4);
+    tcp.round_trips(size.pings / 4);
     ours.round_trips(size.pings / 4);
     for _ in 0..size.rounds {
         bare_trips.push(Trips::of(bare.round_trips(size.pings)));
+        tcp_trips.push(Trips::of(tcp.round_trips(size.pings)));
         our_trips.push(Trips::of(ours.round_trips(size.pings)));
     }
     let p50 = |trips: &[Trips]| trips.iter().map(|trips| trips.p50).collect::<Vec<_>>();
     let p99 = |trips: &[Trips]| trips.iter().map(|trips| trips.p99).collect::<Vec<_>>();
     report.add("round trip of 64 B, bare quinn, p50", "", "us", p50(&bare_trips), None);
     report.add("round trip of 64 B, bare quinn, p99", "", "us", p99(&bare_trips), None);
+    report.add("round trip of 64 B, TCP with TLS, p50", "", "us", p50(&tcp_trips), None);
+    report.add("round trip of 64 B, TCP with TLS, p99", "", "us", p99(&tcp_trips), None);
     report.add("round trip of 64 B, p50", "", "us", p50(&our_trips), None);
     report.add("round trip of 64 B, p99", "", "us", p99(&our_trips), None);
-    let ratios = our_trips.iter().zip(&bare_trips).map(|(ours, bare)| ours.p50 / bare.p50).collect();
-    report.add("round trip, ours to bare, p50", "", "x", ratios, Some((1.4, Goal::AtMost)));
+    let to =
+        |others: &[Trips]| our_trips.iter().zip(others).map(|(ours, other)| ours.p50 / other.p50).collect();
+    report.add("round trip, ours to bare, p50", "", "x", to(&bare_trips), Some((1.4, Goal::AtMost)));
+    report.add("round trip, ours to TCP with TLS, p50", "", "x", to(&tcp_trips), None);
 }
 
 fn packed(size: &Size, report: &mut Report) {
-    let ours = ours::Pair::new(Link::Loopback);
+    let ours = ours::Pair::new(apart(), Link::Loopback);
     let mut messages = Vec::new();
     let mut commands = Vec::new();
     let (mut message_work, mut command_work) = (Vec::new(), Vec::new());
@@ -134,19 +144,28 @@ fn packed(size: &Size, report: &mut Report) {
     report.add("commands of 64 B in packed appends, processor time each", "", "us", command_work, None);
 }
 
-fn bulk(size: &Size, report: &mut Report) {
-    let bare = bare::Pair::new();
-    let (ethernet, ours) = (ours::Pair::new(Link::Ethernet), ours::Pair::new(Link::Loopback));
+fn bulk(size: &Size, only: &str, report: &mut Report) {
+    let (bare, tcp) = (bare::Pair::new(apart()), tcp::Pair::new(apart()));
+    let (ethernet, ours) =
+        (ours::Pair::new(apart(), Link::Ethernet), ours::Pair::new(apart(), Link::Loopback));
     let bytes = size.bulk_bytes;
-    let runs: [Run<'_>; 5] = [
+    let all: [Run<'_>; 6] = [
         ("bulk, bare quinn", &|| bare.bulk(bytes), None),
+        ("bulk, TCP with TLS", &|| tcp.bulk(bytes), None),
         ("bulk, a snapshot", &|| ours.snapshot(bytes), Some(Goal::AtLeast)),
         ("bulk, entries of 16 KiB", &|| ours.entries(bytes), Some(Goal::AtLeast)),
         ("bulk, a snapshot, in datagrams of Ethernet", &|| ethernet.snapshot(bytes), Some(Goal::AtLeast)),
-        ("bulk, entries of 16 KiB, in datagrams of Ethernet", &|| ethernet.entries(bytes), None),
+        (
+            "bulk, entries of 16 KiB, in datagrams of Ethernet",
+            &|| ethernet.entries(bytes),
+            Some(Goal::AtLeast),
+        ),
     ];
-    let mut rates: [Vec<f64>; 5] = Default::default();
-    let mut work: [Vec<f64>; 5] = Default::default();
+    // Bare quinn always, which the others are compared with.
+    let (first, others) = all.split_at(1);
+    let runs: Vec<_> = first.iter().chain(others.iter().filter(|(name, ..)| name.contains(only))).collect();
+    let mut rates = vec![Vec::new(); runs.len()];
+    let mut work = vec![Vec::new(); runs.len()];
     let megabytes = bytes as f64 / 1e6;
     for _ in 0..size.rounds {
         for (kind, (_, run, _)) in runs.iter().enumerate() {
@@ -166,7 +185,7 @@ fn bulk(size: &Size, report: &mut Report) {
 }
 
 fn heartbeats(size: &Size, report: &mut Report) {
-    let ours = ours::Pair::new(Link::Loopback);
+    let ours = ours::Pair::new(together(), Link::Loopback);
     let alone = Trips::of(ours.heartbeats(Duration::from_secs(1)));
     let beside = Trips::of(ours.heartbeats_beside(size.snapshot_bytes, None));
     report.add("heartbeat alone, p50", "", "ms", vec![alone.p50 / 1e3], None);
@@ -182,7 +201,7 @@ fn heartbeats(size: &Size, report: &mut Report) {
 }
 
 fn slow_link(size: &Size, report: &mut Report) {
-    let ours = ours::Pair::new(Link::Slow(LINK_BYTES_PER_SECOND, LINK_QUEUE));
+    let ours = ours::Pair::new(together(), Link::Slow(LINK_BYTES_PER_SECOND, LINK_QUEUE));
     let limit = LINK_BYTES_PER_SECOND / 2.0;
     let beside = Trips::of(ours.heartbeats_beside(size.slow_snapshot_bytes, Some(limit)));
     report.add(
@@ -200,6 +219,13 @@ fn slow_link(size: &Size, report: &mut Report) {
         p99,
         Some((8.0, Goal::AtMost)),
     );
+}
+
+fn kills(size: &Size, report: &mut Report) {
+    let run =
+        |restarted| (0..size.rounds).map(|_| ours::after_a_kill(restarted).as_secs_f64() * 1e3).collect();
+    report.add("peer killed and restarted, until it hears again", "", "ms", run(true), None);
+    report.add("peer killed, until it is given up", "", "ms", run(false), None);
 }
 
 /// What it took, and the processor's time of all our threads in seconds, where the system tells: a figure that other work on
@@ -291,10 +317,37 @@ impl Figure {
 
 /// A runtime for one end of a pair, with as many threads as tokio takes by default: as two processes would.
 fn runtime() -> Runtime {
+    builder().build().unwrap()
+}
+
+/// One for each end, wherever the system puts them.
+fn together() -> [Runtime; 2] {
+    [runtime(), runtime()]
+}
+
+/// One for each end, on a processor of its own where there are two: as two machines would. Otherwise the system puts both on one
+/// processor at times, where a round trip takes a fifth, and a comparison would be of luck.
+fn apart() -> [Runtime; 2] {
+    [0, 1].map(|processor| builder().on_thread_start(move || stay_on(processor)).build().unwrap())
+}
+
+fn builder() -> tokio::runtime::Builder {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = std::env::var("TOKIO_WORKER_THREADS").ok().and_then(|threads| threads.parse().ok())
     {
         builder.worker_threads(threads);
     }
-    builder.enable_all().build().unwrap()
+    builder.enable_all();
+    builder
 }
+
+#[cfg(target_os = "linux")]
+fn stay_on(processor: usize) {
+    let mut processors = rustix::thread::CpuSet::new();
+    processors.set(processor);
+    // Fails where there is no such processor: then the system chooses.
+    let _ = rustix::thread::sched_setaffinity(None, &processors);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn stay_on(_processor: usize) {}

@@ -32,6 +32,8 @@ const APPENDS_ON_THE_WAY: usize = 64;
 const SNAPSHOT_FRAME_BYTES: usize = 256 << 10;
 const ETHERNET_MTU: u16 = 1452;
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(2);
+/// The default of raft-core.
+const USUAL_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Two nodes with a connection, over a slow link if there is one.
 pub(crate) struct Pair {
@@ -143,8 +145,7 @@ fn append(payload: &Bytes, count: usize, round: u64) -> Envelope {
 }
 
 impl Pair {
-    pub(crate) fn new(link: Link) -> Self {
-        let (here, there) = (super::runtime(), super::runtime());
+    pub(crate) fn new([here, there]: [Runtime; 2], link: Link) -> Self {
         let ca = DevCa::new(CLUSTER).unwrap();
         let bind = |peer: Peer| {
             let credentials = ca.issue(peer.node).unwrap();
@@ -324,4 +325,42 @@ impl Pair {
 /// The same message the other way.
 fn back(envelope: Envelope) -> Envelope {
     Envelope { from: envelope.to, to: envelope.from, ..envelope }
+}
+
+/// Heartbeats to a peer that is killed, in the usual interval: how long until it is given up, or, where it is `restarted` at its
+/// old address, until it is heard again.
+pub(crate) fn after_a_kill(restarted: bool) -> Duration {
+    let ca = DevCa::new(CLUSTER).unwrap();
+    let credentials = ca.issue(THERE.node).unwrap();
+    let start = |listen: &str, credentials, peer, boot| {
+        let (runtime, ends) = (super::runtime(), Arc::new(Ends::default()));
+        let transport = QuicTransport::bind(listen, credentials, QuicOptions::default()).unwrap();
+        let local = LocalNode { cluster: CLUSTER, peer, boot };
+        runtime.block_on(transport.start(local, Arc::clone(&ends) as _)).unwrap();
+        (runtime, transport, ends)
+    };
+    let (_here, sender, _) = start("127.0.0.1:0", ca.issue(HERE.node).unwrap(), HERE, 1);
+    let (there, receiver, heard) = start("127.0.0.1:0", credentials.clone(), THERE, 1);
+    let address = receiver.address();
+    sender.connect(THERE.node, &address);
+    let beat = |over: &dyn Fn() -> bool| {
+        let (begin, mut beats) = (Instant::now(), 0);
+        while !over() {
+            if begin.elapsed() >= beats * USUAL_HEARTBEAT_INTERVAL {
+                sender.send(THERE.node, vec![append(&Bytes::new(), 0, 0)]);
+                beats += 1;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        begin.elapsed()
+    };
+    beat(&|| heard.count.load(Ordering::Acquire) > 0);
+    // Without its runtime it cannot say a last word.
+    there.shutdown_timeout(Duration::from_secs(5));
+    drop(receiver);
+    if !restarted {
+        return beat(&|| sender.stats().connected == 0);
+    }
+    let (_there, _again, heard) = start(&address, credentials, THERE, 2);
+    beat(&|| heard.count.load(Ordering::Acquire) > 0)
 }

@@ -1,12 +1,17 @@
 //! Who is turned away, and that nobody else notices.
 
 use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use raft_core::codec::wire;
 use raft_core::transport::{LocalNode, Transport};
 use raft_core::types::{ClusterId, Incarnation, NodeId, Peer};
 use raft_transport_quic::{Credentials, CredentialsError, DevCa};
+use rustls::NamedGroup;
+use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
+use rustls_pki_types::ServerName;
 
 use crate::common::{CLUSTER, LINEAGE, Node, append, local, options, peer, until, vote};
 use crate::stranger::{RawHello, Stranger, good_papers, name, papers};
@@ -147,6 +152,62 @@ async fn who_says_nothing_is_shown_out_and_leaves_room_for_others() {
     }
     let two = Node::start(&ca, 2).await;
     two.meet(&one).await;
+}
+
+/// Where a client keeps what would let it come back without being verified.
+#[derive(Debug, Default)]
+struct Tickets(AtomicUsize);
+
+impl ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        None
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, _: Tls13ClientSessionValue) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        None
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_a_ticket_to_come_back_with() {
+    let ca = ca();
+    let one = Node::start(&ca, 1).await;
+    let tickets = Arc::new(Tickets::default());
+    let config = Stranger::config(good_papers(&ca, 3), Resumption::store(Arc::clone(&tickets) as _));
+    let hello = RawHello { versions: (1, 2), local: local(3, 1), to: 1, lineage: Some(LINEAGE) }.bytes();
+    for _ in 0..2 {
+        let stranger = Stranger::dial_with(config.clone(), &one.transport.address()).await.unwrap();
+        assert!(stranger.hello(&hello).await.is_some());
+        // Tickets come right after the handshake: what is heard now was sent after them.
+        one.send(3, vec![vote(1, 3, 1)]);
+        until("it is a peer", || one.stats().connected == 1).await;
+        let mut lane = stranger.connection.accept_uni().await.unwrap();
+        lane.read_exact(&mut [0]).await.unwrap();
+        assert_eq!(tickets.0.load(Ordering::Relaxed), 0);
+    }
+
+    // The client's own store, which would take one: there is no going on without a whole handshake.
+    let config = Stranger::config(good_papers(&ca, 3), Resumption::in_memory_sessions(8));
+    let stranger = Stranger::dial_with(config.clone(), &one.transport.address()).await.unwrap();
+    assert!(stranger.hello(&hello).await.is_some());
+    drop(stranger);
+    assert!(Stranger::early(config, &one.transport.address()).is_none(), "0-RTT");
 }
 
 #[test]

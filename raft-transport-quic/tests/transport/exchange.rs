@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::common::{CLUSTER, Node, append, lanes, local, options, until, vote};
+use crate::logs;
 use raft_core::message::Message;
 use raft_core::transport::Transport;
 use raft_core::types::{ClusterId, NodeId, Payload};
@@ -129,6 +130,42 @@ async fn large_entries_arrive_whole_and_hold_no_vote_up() {
     let Payload::Command(command) = &append.entries[0].payload else { panic!("is a command") };
     assert_eq!(command.len(), SIZE);
     assert!(command.iter().all(|byte| *byte == 1));
+}
+
+/// Otherwise each would have memory of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_are_slices_of_the_frame_that_they_came_in() {
+    const SIZE: usize = 1000;
+    const ENTRY_HEADER: usize = 25;
+    let ca = ca();
+    let (one, two) = (Node::start(&ca, 1).await, Node::start(&ca, 2).await);
+    one.meet(&two).await;
+    let mut message = append(1, 2, 1, SIZE);
+    let Message::AppendRequest(request) = &mut message.message else { panic!("is an append") };
+    let first = request.entries[0].clone();
+    request.entries = vec![first; 20];
+    one.send(2, vec![message]);
+    until("it is there", || two.inbox.from(1).len() == 1).await;
+    let Message::AppendRequest(append) = &two.inbox.from(1)[0].message else { panic!("is the append") };
+    let places: Vec<usize> = append
+        .entries
+        .iter()
+        .map(|entry| match &entry.payload {
+            Payload::Command(command) => command.as_ptr() as usize,
+            other => panic!("is a command: {other:?}"),
+        })
+        .collect();
+    assert!(places.windows(2).all(|pair| pair[1] - pair[0] == SIZE + ENTRY_HEADER), "{places:?}");
+}
+
+#[test]
+fn a_system_that_gives_smaller_buffers_is_told_of_in_the_log() {
+    const MORE_THAN_THERE_IS: usize = 1 << 30;
+    logs::listen();
+    let mut greedy = options();
+    greedy.socket_buffer_bytes = MORE_THAN_THERE_IS;
+    QuicTransport::bind("127.0.0.1:0", ca().issue(NodeId(1)).unwrap(), greedy).unwrap();
+    assert!(logs::said(&["WARN", "asked=1073741824", "net.core.rmem_max"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

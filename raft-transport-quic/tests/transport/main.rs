@@ -4,8 +4,11 @@
 mod common;
 mod doors;
 mod exchange;
+mod floods;
 mod logs;
 mod matrix;
+mod replay;
 mod restart;
 mod snapshots;
 mod stranger;
+mod versions;

@@ -1,6 +1,7 @@
 //! The matrix of refused doors: who is refused, whoever dials; with which reason in our log; and what they are told, which is none.
 
 use quinn::ConnectionError;
+use raft_core::codec::wire;
 use raft_core::transport::{LocalNode, Transport};
 use raft_core::types::{ClusterId, Incarnation, Lineage, NodeId, Peer};
 use raft_transport_quic::DevCa;
@@ -8,6 +9,8 @@ use raft_transport_quic::DevCa;
 use crate::common::{CLUSTER, LINEAGE, Node, local, peer, until};
 use crate::logs;
 use crate::stranger::{Impostor, Papers, RawHello, Stranger, good_papers, name, papers, papers_of};
+
+const OURS: u16 = *wire::VERSIONS.end();
 
 const REFUSED: u64 = 2;
 const VERSION: u64 = 3;
@@ -125,9 +128,9 @@ fn hellos(ca: &DevCa) -> Vec<Case> {
         ),
         case(
             "of later versions",
-            speaks((3, 9)),
+            speaks((OURS + 1, 9)),
             VERSION,
-            ["speaks the versions 3 to 9", "answered in version 9"],
+            ["speaks the versions 4 to 9, and we 1 to 3", "answered in version 9"],
         ),
         case(
             "of earlier versions",
@@ -199,7 +202,7 @@ async fn every_door_refuses_with_a_reason_here_and_a_plain_close_there() {
     // The same peer with a good hello, which knows a later version too, gets in and its answer.
     let stranger = Stranger::dial(good_papers(&ca, 3), &one.transport.address()).await.unwrap();
     let answer = stranger.hello(&RawHello { versions: (1, 7), ..hello(3) }.bytes()).await;
-    let expected = RawHello { versions: (2, 2), local: local(1, 1), to: 3, lineage: Some(LINEAGE) };
+    let expected = RawHello { versions: (OURS, OURS), local: local(1, 1), to: 3, lineage: Some(LINEAGE) };
     assert_eq!(answer, Some(expected.bytes()));
     until("it is a peer", || one.stats().connected == 2).await;
     assert_eq!((one.inbox.lineage_of(3), one.inbox.lineage_of(2)), (Some(LINEAGE), Some(LINEAGE)));

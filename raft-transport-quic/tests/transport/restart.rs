@@ -159,3 +159,65 @@ async fn a_removed_peer_is_cut_off_and_stays_out() {
     one.reach(three).await;
     assert!(one.inbox.from(2).is_empty());
 }
+
+/// Credentials of `node` by `issuer`, for who trusts all of `authorities`.
+fn trusting(issuer: &DevCa, node: u64, authorities: &[&DevCa]) -> Credentials {
+    let (certificate, key) = issuer.issue_pem(NodeId(node)).unwrap();
+    let authorities: String = authorities.iter().map(|ca| ca.ca_pem()).collect();
+    Credentials::from_pem(&authorities, &certificate, &key).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_moves_to_another_authority_and_no_connection_ends() {
+    let (old, new) = (ca(), ca());
+    let (one, two) = (Node::start(&old, 1).await, Node::start(&old, 2).await);
+    one.meet(&two).await;
+    let newcomer = async |issuer: &DevCa, node: u64| {
+        let credentials = trusting(issuer, node, &[&old, &new]);
+        Node::start_with(credentials, local(node, 1), "127.0.0.1:0", options()).await
+    };
+    let refused = async |stranger: Node, by: &Node| {
+        let before = by.stats().refused;
+        stranger.connect(by);
+        until("it is refused", || by.stats().refused > before).await;
+        assert!(by.inbox.from(stranger.id()).is_empty());
+        stranger.transport.stop().await;
+    };
+    // Who has a certificate of the other authority is foreign yet.
+    refused(newcomer(&new, 3).await, &one).await;
+
+    // First everybody trusts both, then everybody shows the new one, then nobody trusts the old one.
+    for (issuer, authorities) in [(&old, [&old, &new].as_slice()), (&new, &[&old, &new]), (&new, &[&new])] {
+        for node in [&one, &two] {
+            node.transport.reload(trusting(issuer, node.id(), authorities)).unwrap();
+        }
+        one.reach(&two).await;
+        two.reach(&one).await;
+    }
+    let three = newcomer(&new, 3).await;
+    three.meet(&one).await;
+    two.meet(&three).await;
+    refused(newcomer(&old, 4).await, &two).await;
+
+    one.reach(&two).await;
+    two.reach(&one).await;
+    let connected = || [&one, &two].map(|node| node.stats().connected);
+    until("they are connected to each other and to the new one", || connected() == [2, 2]).await;
+    assert_eq!(
+        [&one, &two].map(|node| node.stats().reconnects),
+        [0, 0],
+        "the first connection is still there"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_nodes_credentials_are_not_taken_and_the_old_ones_stay() {
+    let ca = ca();
+    let (one, two) = (Node::start(&ca, 1).await, Node::start(&ca, 2).await);
+    let elsewhere = DevCa::new(raft_core::types::ClusterId(1)).unwrap();
+    for other in [ca.issue(NodeId(2)).unwrap(), elsewhere.issue(NodeId(1)).unwrap()] {
+        let error = one.transport.reload(other).unwrap_err();
+        assert!(error.to_string().contains("use the certificate issued for this node"), "{error}");
+    }
+    one.meet(&two).await;
+}

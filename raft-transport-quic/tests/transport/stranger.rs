@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, SendStream, ServerConfig};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, SendStream, ServerConfig, TransportConfig};
 use raft_core::transport::LocalNode;
 use raft_core::types::{ClusterId, Lineage, NodeId};
 use raft_transport_quic::DevCa;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType, date_time_ymd};
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -67,6 +68,29 @@ impl Stranger {
     }
 
     async fn dial_from(endpoint: Endpoint, papers: Papers, address: &str) -> Result<Self, ConnectionError> {
+        let config = Self::config(papers, Resumption::disabled());
+        let connection = endpoint.connect_with(config, address.parse().unwrap(), "anybody").unwrap().await?;
+        Ok(Self { connection, _endpoint: endpoint })
+    }
+
+    pub(crate) async fn dial_with(config: ClientConfig, address: &str) -> Result<Self, ConnectionError> {
+        let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let connection = endpoint.connect_with(config, address.parse().unwrap(), "anybody").unwrap().await?;
+        Ok(Self { connection, _endpoint: endpoint })
+    }
+
+    /// A connection that is used before its handshake is over, which takes a ticket.
+    pub(crate) fn early(config: ClientConfig, address: &str) -> Option<Connection> {
+        let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let connecting = endpoint.connect_with(config, address.parse().unwrap(), "anybody").unwrap();
+        connecting.into_0rtt().ok().map(|(connection, _)| connection)
+    }
+
+    /// What it dials with; `resumption` is where it would keep tickets.
+    pub(crate) fn config(papers: Papers, resumption: Resumption) -> ClientConfig {
+        // It keeps little itself, so that a test can tell what the other end keeps.
+        let mut transport = TransportConfig::default();
+        transport.send_window(1 << 20);
         let provider = provider();
         let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -82,10 +106,11 @@ impl Stranger {
             None => builder.with_no_client_auth(),
         };
         tls.alpn_protocols = vec![b"raft".to_vec()];
-        let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
-        let address: SocketAddr = address.parse().unwrap();
-        let connection = endpoint.connect_with(config, address, "anybody").unwrap().await?;
-        Ok(Self { connection, _endpoint: endpoint })
+        tls.resumption = resumption;
+        tls.enable_early_data = true;
+        let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+        config.transport_config(Arc::new(transport));
+        config
     }
 
     /// Dials, says `hello`, and is shown the door: how, and where it came from.
@@ -137,6 +162,7 @@ impl Stranger {
 /// A server of the test's own making, which takes anybody in and answers any hello with the same bytes.
 pub(crate) struct Impostor {
     endpoint: Endpoint,
+    met: Mutex<mpsc::UnboundedReceiver<Connection>>,
     told: Mutex<mpsc::UnboundedReceiver<ConnectionError>>,
 }
 
@@ -156,11 +182,12 @@ impl Impostor {
         let config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
         let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
         let (tell, told) = mpsc::unbounded_channel();
+        let (meet, met) = mpsc::unbounded_channel();
         tokio::spawn({
             let endpoint = endpoint.clone();
             async move {
                 while let Some(incoming) = endpoint.accept().await {
-                    let (answer, tell) = (answer.clone(), tell.clone());
+                    let (answer, tell, meet) = (answer.clone(), tell.clone(), meet.clone());
                     tokio::spawn(async move {
                         let error = match incoming.await {
                             Ok(connection) => {
@@ -168,6 +195,7 @@ impl Impostor {
                                     let _ = send.write_all(&answer).await;
                                     let _ = send.finish();
                                 }
+                                let _ = meet.send(connection.clone());
                                 connection.closed().await
                             }
                             Err(error) => error,
@@ -177,7 +205,12 @@ impl Impostor {
                 }
             }
         });
-        Self { endpoint, told: Mutex::new(told) }
+        Self { endpoint, met: Mutex::new(met), told: Mutex::new(told) }
+    }
+
+    /// The next connection, once it has answered.
+    pub(crate) async fn dialed(&self) -> Connection {
+        self.met.lock().await.recv().await.unwrap()
     }
 
     /// How the first connection ended.

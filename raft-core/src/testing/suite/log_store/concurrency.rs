@@ -184,6 +184,8 @@ fn many_readers(bench: &mut Bench) -> Check {
 }
 
 fn writes_are_seen_whole(bench: &mut Bench) -> Check {
+    // How a group begins is for `atomicity`: whether a reader sees it is chance.
+    bench.write(Write { hard_state: Some(hard_state(1, 1, 1)), ..append(entries(1, 1, 1)) })?;
     beside(
         bench,
         |round| {

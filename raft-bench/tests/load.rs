@@ -97,7 +97,6 @@ async fn the_open_loop_leaves_nobody_out_who_would_have_come_during_a_stall() {
     let run = under(Pace::Open { rate: 1000.0 }).await;
     // All that were due are accounted for.
     assert_eq!(run.operations + run.refused + run.unknown + run.not_sent, 2000);
-    assert!((900.0..1100.0).contains(&run.operations_per_second), "{}", run.operations_per_second);
     // Whoever came in the first half of the stall waited for longer than half of it: an eighth of all.
     assert!(slow(&run) > 0.05, "{:?}", run.curve);
     assert!(run.latency_us.max >= STALL.as_micros() as f64 * 0.9, "{:?}", run.latency_us);
@@ -180,8 +179,9 @@ fn load_writes_what_compare_reads() {
     assert_eq!(bench(&["compare", name, name]).status.code(), Some(0));
     let mut slower = reports.clone();
     for run in &mut slower.reports[0].runs {
-        run.operations_per_second /= 3.0;
-        run.latency_us.p50 *= 3.0;
+        // Beyond the noise of any machine.
+        run.operations_per_second /= 1000.0;
+        run.latency_us.p50 *= 1000.0;
     }
     let other = path("slower.json");
     slower.write(&other, false).unwrap();

@@ -348,6 +348,9 @@ impl Engine {
                 }
             }
         }
+        if self.snapshots.sending == wanted {
+            return;
+        }
         let sending = std::mem::replace(&mut self.snapshots.sending, wanted);
         ready.abandon_snapshots.extend(sending.difference(&self.snapshots.sending));
     }

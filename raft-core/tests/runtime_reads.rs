@@ -191,7 +191,7 @@ async fn an_answer_that_outlasts_its_lease_is_not_given() {
     let mut nodes = BTreeMap::new();
     for id in 1..=3_u64 {
         let mut options = options(id);
-        options.config.election_timeout = Duration::from_millis(400);
+        options.config.election_timeout = Duration::from_millis(1_500);
         options.config.lease_clock_drift_ppm = Some(1_000);
         let own = if id == 1 { Arc::clone(&gate) } else { Arc::new(Semaphore::new(1)) };
         let machine = Gated { count: 0, gate: own, asked: Arc::clone(&asked) };
@@ -201,6 +201,7 @@ async fn an_answer_that_outlasts_its_lease_is_not_given() {
     within(nodes[&1].bootstrap((1..=3).map(|id| (id, format!("mem:{id}"))))).await.unwrap();
     within(nodes[&1].wait_for(|status| status.role == RoleName::Leader)).await.unwrap();
     assert_eq!(within(nodes[&1].propose(Bytes::from_static(b"a"))).await.unwrap(), vec![1]);
+    within(nodes[&1].wait_for(|status| status.lease)).await.unwrap();
     // The query begins, confirmed by a lease, and hangs.
     let shut = gate.acquire().await.unwrap();
     let read = {

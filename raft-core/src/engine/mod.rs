@@ -517,6 +517,7 @@ impl Engine {
             apply_backlog_bytes: self.apply_backlog_bytes,
             priority: self.config.priority,
             transferring: self.transferring(),
+            lease: self.lease_until().is_some(),
             base: self.log.base(),
             snapshot: self.snapshots.latest.as_ref().map_or(EntryId::ZERO, |meta| meta.last),
             membership: self.membership().clone(),

@@ -63,6 +63,8 @@ pub struct Status {
     pub priority: u8,
     /// On a leader: to whom it is handing over.
     pub transferring: Option<NodeId>,
+    /// On a leader: whether it has a lease, and answers reads that a lease will do for without asking anybody.
+    pub lease: bool,
     /// The last entry that was compacted away: the log begins after it.
     pub base: EntryId,
     /// The last entry that the newest snapshot covers.

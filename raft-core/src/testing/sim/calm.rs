@@ -49,7 +49,8 @@ impl World {
         let size = self.settings.size;
         // With members that come and go, who is a majority is the leader's to know.
         let weights = &self.settings.nemesis;
-        let changing = weights.members + weights.lost_folder + weights.old_folder > 0;
+        let changing =
+            weights.members + weights.lost_folder + weights.old_folder > 0 || self.settings.members < size;
         if size < 3 || changing || (!self.settings.founded && self.cluster.invariants.committed().is_empty())
         {
             return Ok(false);

@@ -193,12 +193,19 @@ impl Engine {
         let peers: BTreeMap<NodeId, Incarnation> =
             self.reachable_peers().map(|peer| (peer.node, peer.incarnation)).collect();
         let (now, term, voters) = (self.now, self.term, self.membership().voters.clone());
+        let unknown: BTreeSet<NodeId> = self
+            .peers()
+            .filter(|peer| peer.incarnation == Incarnation::UNKNOWN)
+            .map(|peer| peer.node)
+            .collect();
         let Role::Leader(leader) = &mut self.role else { return };
         if let Some(gone) = leader.transfer.take_if(|transfer| !voters.contains(&transfer.to)) {
             self.events.push(Event::TransferFailed { to: gone.to, term });
         }
         leader.progress.retain(|node, peer| peers.get(node) == Some(&peer.incarnation));
         leader.change.broken.retain(|node| peers.contains_key(node));
+        // Once bound, what it said is used up: asked again, it may have another folder.
+        leader.change.introduced.retain(|node, _| unknown.contains(node));
         for (node, incarnation) in peers {
             if !leader.change.broken.contains(&node) {
                 leader.progress.entry(node).or_insert_with(|| Progress::new(incarnation, last, now));
@@ -368,6 +375,15 @@ impl Engine {
             return;
         }
         self.send(to, Message::Dismissed { membership: index, dismissal });
+    }
+
+    /// Why this node does not count any more, as far as it knows.
+    pub(super) fn dismissal(&self) -> Option<Dismissal> {
+        let committed = self.log.membership().filter(|(index, _)| *index <= self.commit);
+        let removed = committed.is_some_and(|(_, membership)| {
+            !membership.is_empty() && !membership.nodes.contains_key(&self.local.node)
+        });
+        self.dismissed.or(removed.then_some(Dismissal::Removed))
     }
 
     /// A member says that a committed configuration, newer than the one known here, is without this node.

@@ -253,7 +253,11 @@ impl Engine {
             self.apply_backlog.push_back((self.applying, bytes));
             self.apply_backlog_bytes += bytes;
             self.snapshots.note_applied(bytes);
-            ready.apply.extend(entries);
+            if ready.apply.is_empty() {
+                ready.apply = entries;
+            } else {
+                ready.apply.extend(entries);
+            }
         }
     }
 

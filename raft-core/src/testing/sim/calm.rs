@@ -46,11 +46,10 @@ impl World {
 
     /// A majority that stays; all other nodes die. Not where the cluster is not founded: that needs all nodes.
     fn draw_core(&mut self) -> Result<bool, Broken> {
-        let size = self.settings.size;
+        let size = self.settings.members;
         // With members that come and go, who is a majority is the leader's to know.
         let weights = &self.settings.nemesis;
-        let changing =
-            weights.members + weights.lost_folder + weights.old_folder > 0 || self.settings.members < size;
+        let changing = weights.members + weights.lost_folder + weights.old_folder > 0;
         if size < 3 || changing || (!self.settings.founded && self.cluster.invariants.committed().is_empty())
         {
             return Ok(false);

@@ -243,6 +243,14 @@ impl Settings {
         }
     }
 
+    /// Without changes of the members, blank nodes would stay blank.
+    pub(super) fn drop_spares(&mut self) {
+        if self.nemesis.members == 0 {
+            self.size = self.members;
+            self.priorities.truncate(self.members);
+        }
+    }
+
     /// The same cluster with no fault left.
     pub(super) fn calm(&mut self) {
         self.loss = 0;

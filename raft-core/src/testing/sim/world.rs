@@ -39,7 +39,7 @@ pub(super) enum Event {
     SnapshotTaken {
         node: usize,
         run: u64,
-        file: SnapshotFile,
+        file: Box<SnapshotFile>,
     },
     /// A snapshot arrives, or its stream breaks.
     Transfer(Box<Transfer>),
@@ -203,6 +203,7 @@ impl World {
         for &fault in &options.without {
             settings.switch_off(fault);
         }
+        settings.drop_spares();
         if subject.machine.is_some() {
             settings.config.max_entry_bytes = MACHINE_COMMAND_BYTES;
             settings.config.max_uncommitted_bytes += MACHINE_COMMAND_BYTES;
@@ -343,7 +344,7 @@ impl World {
                 self.applied(node)
             }
             Event::SnapshotTaken { node, run, file } if run == self.run_of(node) && self.is_up(node) => {
-                self.snapshot_taken(node, file)
+                self.snapshot_taken(node, *file)
             }
             Event::Transfer(transfer) => self.transferred(*transfer),
             Event::SnapshotSent { node, run, number, outcome }

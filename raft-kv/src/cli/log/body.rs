@@ -22,6 +22,8 @@ pub(super) struct EntryBody {
     index: u64,
     term: u64,
     committed: bool,
+    /// The size of its payload, as limits count it.
+    payload_bytes: usize,
     #[serde(flatten)]
     payload: PayloadBody,
 }
@@ -108,6 +110,7 @@ impl EntryBody {
             index: entry.index(),
             term: entry.term(),
             committed: entry.index() <= commit,
+            payload_bytes: entry.bytes() - Entry::OVERHEAD_BYTES,
             payload: PayloadBody::new(&entry.payload),
         }
     }

@@ -29,11 +29,13 @@ pub use config::Config;
 pub use engine::Engine;
 pub use log_store::LogStore;
 pub use machine::Machine;
-pub use membership::{Membership, NodeInfo, Target};
+pub use membership::{Lease, Membership, NodeInfo, Target};
 #[cfg(feature = "runtime")]
 pub use raft::{Raft, RawRaft};
 #[cfg(feature = "runtime")]
-pub use runtime::{Member, NodeOptions, RaftError, RaftStatus, SnapshotFile, SnapshotPlace, StartError};
+pub use runtime::{
+    Consistency, Member, NodeOptions, RaftError, RaftStatus, Reading, SnapshotFile, SnapshotPlace, StartError,
+};
 pub use state_machine::StateMachine;
 pub use transport::Transport;
 pub use types::{ClusterId, EntryId, GroupId, Incarnation, Index, NodeId, Term};

@@ -8,10 +8,11 @@ use proptest::prelude::*;
 use raft_core::codec::{CodecError, cold, entry, versioned, wire};
 use raft_core::config::MAX_APPEND_BYTES_LIMIT;
 use raft_core::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Envelope, Lane, Message, ReadRequest, ReadResponse,
+    ReadTicket, TimeoutNow, VoteRequest, VoteResponse,
 };
 use raft_core::types::{Entry, HardState, Lineage, Outline, Payload, Peer, SnapshotMeta};
-use raft_core::{EntryId, GroupId, Incarnation, Membership, NodeId, NodeInfo};
+use raft_core::{EntryId, GroupId, Incarnation, Lease, Membership, NodeId, NodeInfo};
 
 fn peer(node: u64, incarnation: u64) -> Peer {
     Peer { node: NodeId(node), incarnation: Incarnation(incarnation) }
@@ -101,6 +102,42 @@ fn golden_bytes_of_a_frame() {
 }
 
 #[test]
+fn golden_bytes_of_reads() {
+    let ticket = ReadTicket { boot: 0x44, number: 6 };
+    let envelopes = [
+        envelope(Message::ReadRequest(ReadRequest { term: 5, ticket, lease: true })),
+        envelope(Message::ReadResponse(ReadResponse { term: 5, ticket, index: 9 })),
+    ];
+    let mut frame = Vec::new();
+    wire::encode_frame(4, &envelopes, &mut frame).unwrap();
+    let head = "0700000000000000" // group
+        .to_owned()
+        + "0100000000000000" + "1100000000000000" // from
+        + "0200000000000000" + "2200000000000000" // to
+        + "3300000000000000"; // lineage
+    let numbers = "0500000000000000".to_owned() + "4400000000000000" + "0600000000000000";
+    let request = format!("{head}09{numbers}01");
+    let response = format!("{head}0a{numbers}0900000000000000");
+    assert_eq!(hex(&frame[8..]), format!("{request}{response}"));
+    assert_eq!(decode(4, &frame).unwrap(), envelopes);
+    assert_eq!(envelopes.each_ref().map(Envelope::lane), [Lane::Control; 2]);
+    for version in [1, 2, 3] {
+        frame.clear();
+        let refused = wire::encode_frame(version, &envelopes[..1], &mut frame);
+        assert_eq!((refused, frame.len()), (Err(CodecError::Unsupported), 0));
+        // As version 4 wrote it, but for the lineage that version 1 has no room for.
+        let body = if version == 1 { request.replacen("3300000000000000", "", 1) } else { request.clone() };
+        let body: Vec<u8> = (0..body.len() / 2)
+            .map(|at| u8::from_str_radix(&body[2 * at..2 * at + 2], 16).unwrap())
+            .collect();
+        let mut old = u32::try_from(body.len()).unwrap().to_le_bytes().to_vec();
+        old.extend(crc32c::crc32c(&body).to_le_bytes());
+        old.extend(body);
+        assert_eq!(decode(version, &old), Err(CodecError::UnknownKind(9)));
+    }
+}
+
+#[test]
 fn versions_that_are_not_known_are_refused() {
     for version in [0, wire::VERSIONS.end() + 1, u16::MAX] {
         let mut frame = vec![7];
@@ -109,6 +146,8 @@ fn versions_that_are_not_known_are_refused() {
         assert_eq!(decode(version, &[0; 8]), Err(CodecError::Unsupported));
     }
 }
+
+const LEASE: Lease = Lease { election_timeout_micros: 500_000, clock_drift_ppm: 1_000 };
 
 fn one_voter(lineage: Lineage) -> Membership {
     let info =
@@ -152,11 +191,24 @@ fn golden_bytes_of_structures_that_have_grown() {
     let meta =
         |membership| SnapshotMeta { last: EntryId::new(3, 9), membership, size_bytes: 10, checksum: 11 };
     let tail = "0a00000000000000".to_owned() + "0b000000";
-    let bytes = versioned::encode(&meta(old)).unwrap();
+    let bytes = versioned::encode(&meta(old.clone())).unwrap();
     assert_eq!(hex(&bytes), format!("{}{ONE_VOTER}{tail}", id(3, 9)));
     let bytes = versioned::encode(&meta(new.clone())).unwrap();
     assert_eq!(hex(&bytes), format!("{mark}{}{ONE_VOTER}{lineage}{tail}", id(3, 9)));
     assert_eq!(versioned::decode(&bytes), Ok(meta(new)));
+    let leased = Membership { lease: Some(LEASE), ..one_voter(Lineage(0x77)) };
+    let lease = "20a1070000000000".to_owned() + "e8030000"; // election timeout, drift
+    let mark = "0400ffffffffffff";
+    let change = "00".to_owned() + "0000000000000000"; // no target, nobody suspended
+    let bytes = versioned::encode(&leased).unwrap();
+    assert_eq!(hex(&bytes), format!("{mark}{ONE_VOTER}{lineage}{change}{lease}"));
+    assert_eq!(versioned::decode(&bytes), Ok(leased.clone()));
+    let mut both = outline(&old);
+    both.memberships.insert(3, leased.clone());
+    assert_eq!(versioned::decode(&versioned::encode(&both).unwrap()), Ok(both));
+    let bytes = versioned::encode(&meta(leased.clone())).unwrap();
+    assert_eq!(hex(&bytes), format!("{mark}{}{ONE_VOTER}{lineage}{change}{lease}{tail}", id(3, 9)));
+    assert_eq!(versioned::decode(&bytes), Ok(meta(leased)));
 }
 
 #[test]
@@ -175,9 +227,16 @@ fn what_a_version_cannot_carry_is_refused() {
     frame.clear();
     let refused = wire::encode_frame(1, &append(of(Lineage(9))), &mut frame);
     assert_eq!((refused, frame.len()), (Err(CodecError::Unsupported), 0));
+    let leased = Membership { lease: Some(LEASE), ..one_voter(Lineage(9)) };
+    let leased = Entry { id: EntryId::new(1, 1), payload: Payload::Membership(Box::new(leased)) };
+    for (version, refused) in [(1, true), (2, true), (3, true), (4, false)] {
+        frame.clear();
+        let encoded = wire::encode_frame(version, &append(leased.clone()), &mut frame);
+        assert_eq!(encoded.is_err(), refused, "version {version}");
+    }
     // A format that is not known is told from bytes that are broken.
     let mut bytes = versioned::encode(&one_voter(Lineage(9))).unwrap();
-    bytes[0] = 4;
+    bytes[0] = 5;
     assert_eq!(versioned::decode::<Membership>(&bytes), Err(CodecError::Unsupported));
     // One value, one encoding: what fits the first format is not written in the second.
     let mut bytes = versioned::encode(&one_voter(Lineage(9))).unwrap();
@@ -279,7 +338,8 @@ fn membership() -> impl Strategy<Value = Membership> {
                 (*node, info)
             };
             let nodes: BTreeMap<NodeId, NodeInfo> = voters.iter().map(info).collect();
-            Membership { lineage, ..Membership::of_voters(nodes) }
+            let lease = (incarnation % 2 == 1).then_some(LEASE);
+            Membership { lineage, lease, ..Membership::of_voters(nodes) }
         },
     )
 }
@@ -294,6 +354,10 @@ fn payload() -> impl Strategy<Value = Payload> {
 
 fn id() -> impl Strategy<Value = EntryId> {
     (any::<u64>(), any::<u64>()).prop_map(|(term, index)| EntryId::new(term, index))
+}
+
+fn ticket() -> impl Strategy<Value = ReadTicket> {
+    (any::<u64>(), any::<u64>()).prop_map(|(boot, number)| ReadTicket { boot, number })
 }
 
 fn message() -> impl Strategy<Value = Message> {
@@ -326,6 +390,11 @@ fn message() -> impl Strategy<Value = Message> {
         }),
         (any::<u64>(), any::<u64>())
             .prop_map(|(term, round)| Message::TimeoutNow(TimeoutNow { term, round })),
+        (any::<u64>(), ticket(), any::<bool>())
+            .prop_map(|(term, ticket, lease)| { Message::ReadRequest(ReadRequest { term, ticket, lease }) }),
+        (any::<u64>(), ticket(), any::<u64>()).prop_map(|(term, ticket, index)| {
+            Message::ReadResponse(ReadResponse { term, ticket, index })
+        }),
         Just(Message::IdentityRequest),
         (any::<bool>(), id()).prop_map(|(founded, last)| Message::IdentityResponse { founded, last }),
     ]
@@ -336,10 +405,17 @@ proptest! {
     fn frames_come_back_as_they_were(messages in prop::collection::vec(message(), 0..6)) {
         let envelopes: Vec<Envelope> = messages.into_iter().map(envelope).collect();
         let mut frame = Vec::new();
-        wire::encode_frame(2, &envelopes, &mut frame).unwrap();
-        prop_assert_eq!(decode(2, &frame).unwrap(), &envelopes[..]);
+        wire::encode_frame(4, &envelopes, &mut frame).unwrap();
+        prop_assert_eq!(decode(4, &frame).unwrap(), &envelopes[..]);
         for envelope in &envelopes {
             frame.clear();
+            for version in [2, 3] {
+                match wire::encode_frame(version, [envelope], &mut frame) {
+                    Ok(()) => prop_assert_eq!(decode(version, &frame).unwrap(), [envelope.clone()]),
+                    Err(error) => prop_assert_eq!(error, CodecError::Unsupported),
+                }
+                frame.clear();
+            }
             match wire::encode_frame(1, [envelope], &mut frame) {
                 Ok(()) => prop_assert_eq!(decode(1, &frame).unwrap(), [as_of_version_1(envelope)]),
                 Err(error) => prop_assert_eq!(error, CodecError::Unsupported),
@@ -350,10 +426,10 @@ proptest! {
     #[test]
     fn a_changed_bit_is_noticed(message in message(), at in any::<prop::sample::Index>(), bit in 0..8) {
         let mut frame = Vec::new();
-        wire::encode_frame(2, &[envelope(message)], &mut frame).unwrap();
+        wire::encode_frame(4, &[envelope(message)], &mut frame).unwrap();
         let at = at.index(frame.len());
         frame[at] ^= 1_u8 << bit;
-        prop_assert!(decode(2, &frame).is_err());
+        prop_assert!(decode(4, &frame).is_err());
     }
 
     #[test]

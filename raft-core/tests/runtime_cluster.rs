@@ -88,7 +88,7 @@ async fn a_follower_names_the_leader_and_where_its_clients_go() {
     let address = format!("client:{leader}");
     let expected = Some((Some(NodeId(leader)), Some(address.as_str())));
     assert_eq!(hint(&follower.propose(&"x".into()).await.unwrap_err()), expected);
-    assert_eq!(hint(&follower.read(&()).await.unwrap_err()), expected);
+    assert_eq!(hint(&follower.transfer_leadership(None).await.unwrap_err()), expected);
 }
 
 #[tokio::test]

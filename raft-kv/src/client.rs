@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use raft_core::Consistency;
 use raft_core::codec::entry;
 use raft_core::types::{Entry, Index};
 use reqwest::header::HeaderMap;
@@ -15,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::api::{
     CREATE_REVISION_HEADER, ChangeBody, ChangedBody, DeletedBody, ErrorBody, ErrorCode, InitBody,
-    LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MembersBody, PageBody, StatusBody, TIMEOUT_HEADER,
+    LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MembersBody, PageBody, ReadOptions, StatusBody, TIMEOUT_HEADER,
     TransferBody, TransferredBody, VERSION_HEADER, host_and_port, percent_encode,
 };
 use crate::command::{Expected, LimitError, Pair, Range, Revisions, check_key, check_value};
@@ -205,7 +206,17 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]; never unknown.
     pub async fn get(&self, key: &str, stale: bool) -> Result<Option<Pair>, ClientError> {
-        let target = format!("{}{}", key_target(key)?, if stale { "?stale=true" } else { "" });
+        self.get_with(key, level(stale)).await
+    }
+
+    /// Reads a key, as fresh as `consistency` says.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; never unknown.
+    pub async fn get_with(&self, key: &str, consistency: Consistency) -> Result<Option<Pair>, ClientError> {
+        let options = ReadOptions::query(consistency);
+        let separator = if options.is_empty() { "" } else { "?" };
+        let target = format!("{}{separator}{options}", key_target(key)?);
         match self.ask(read(target)).await {
             Ok(answer) => {
                 let number = |name| {
@@ -228,6 +239,14 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]; never unknown.
     pub async fn scan(&self, range: &Range, stale: bool) -> Result<PageBody, ClientError> {
+        self.scan_with(range, level(stale)).await
+    }
+
+    /// Reads keys in order, as fresh as `consistency` says.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; never unknown.
+    pub async fn scan_with(&self, range: &Range, consistency: Consistency) -> Result<PageBody, ClientError> {
         let encode = |text: &str| percent_encode(text.as_bytes());
         let mut target = format!(
             "/kv?limit={}&from={}&prefix={}",
@@ -238,8 +257,9 @@ impl Client {
         if let Some(to) = &range.to {
             target = format!("{target}&to={}", encode(to));
         }
-        if stale {
-            target.push_str("&stale=true");
+        let options = ReadOptions::query(consistency);
+        if !options.is_empty() {
+            target = format!("{target}&{options}");
         }
         parse(&self.ask(read(target)).await?, false)
     }
@@ -617,6 +637,10 @@ fn condition(expected: &Expected) -> Result<String, ClientError> {
 
 fn read(target: String) -> Ask {
     Ask { method: Method::GET, target, body: Bytes::new(), repeatable: true }
+}
+
+fn level(stale: bool) -> Consistency {
+    if stale { Consistency::Stale { max_age: None } } else { Consistency::Linearizable }
 }
 
 fn strange() -> ClientError {

@@ -10,10 +10,12 @@ mod candidate;
 mod change;
 mod durable;
 pub mod event;
+pub mod explain;
 mod follower;
 mod founding;
 mod invariants;
 mod leader;
+mod lease;
 mod planted;
 mod priority;
 #[cfg(feature = "testing")]
@@ -25,11 +27,13 @@ pub mod status;
 mod transfer;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 pub use self::change::{ChangeError, ChangeStatus, Wait};
 pub use self::event::{Event, FoundingEnd, Refusal, TransferReason};
+pub use self::explain::{Finding, Lag};
 pub use self::invariants::Violation;
 pub(crate) use self::invariants::check_restored;
 #[cfg(feature = "testing")]
@@ -48,7 +52,9 @@ use self::follower::Follower;
 use self::founding::Founding;
 use self::invariants::Summary;
 use self::leader::Leader;
+use self::lease::Promise;
 use self::priority::LostLeaders;
+use self::reads::Asks;
 use self::snapshot::Snapshots;
 use crate::config::{Config, ConfigError};
 use crate::log::Log;
@@ -99,6 +105,7 @@ pub struct Engine {
     /// A member told that this node does not count any more.
     dismissed: Option<Dismissal>,
     lost_leaders: LostLeaders,
+    promise: Promise,
 
     log: Log,
     durable: Durable,
@@ -113,9 +120,12 @@ pub struct Engine {
     snapshots: Snapshots,
 
     next_read: u64,
+    asks: Asks,
     failed_reads: Vec<ReadId>,
     outbox: Vec<Envelope>,
     events: Vec<Event>,
+    /// Measured and not handed out; one a peer and heartbeat.
+    round_trips: Vec<Duration>,
     fatal: Option<Violation>,
     fatal_told: bool,
     before: Summary,
@@ -128,7 +138,7 @@ enum Role {
     Follower(Follower),
     PreCandidate(Candidate),
     Candidate(Candidate),
-    Leader(Leader),
+    Leader(Box<Leader>),
 }
 
 #[derive(Debug, Default)]
@@ -175,6 +185,7 @@ impl Engine {
             founding: None,
             dismissed: None,
             lost_leaders: LostLeaders::default(),
+            promise: Promise::new(config.election_timeout, config.heartbeat_interval),
             durable: Durable::new(hard_state, last),
             log: Log::new(outline, last),
             commit,
@@ -185,9 +196,11 @@ impl Engine {
             apply_fetch: ApplyFetch::Idle,
             snapshots: Snapshots::new(snapshot),
             next_read: 0,
+            asks: Asks::new(Random::new(!seed).boot()),
             failed_reads: Vec::new(),
             outbox: Vec::new(),
             events: Vec::new(),
+            round_trips: Vec::new(),
             fatal: None,
             fatal_told: false,
             before: Summary::default(),
@@ -197,9 +210,11 @@ impl Engine {
             group,
             local,
         };
+        engine.keep_to_lease();
         engine.become_follower(engine.term, None);
         let alone =
             engine.membership().voters.iter().eq([&local.node]) && engine.membership().outgoing.is_empty();
+        engine.promise_after_restart(alone);
         if let (true, Role::Follower(follower)) = (alone, &mut engine.role) {
             // Nobody else could lead: there is nothing to wait for.
             follower.deadline = now;
@@ -227,6 +242,8 @@ impl Engine {
             Message::AppendResponse(response) => self.on_append_response(from, response),
             Message::TimeoutNow(told) => self.on_timeout_now(from, told),
             Message::Dismissed { membership, dismissal } => self.on_dismissed(from, membership, dismissal),
+            Message::ReadRequest(request) => self.on_read_request(from, request),
+            Message::ReadResponse(response) => self.on_read_response(from, response),
             Message::IdentityRequest => {
                 // Only what a crash cannot undo.
                 let founded = self.log.membership().is_some_and(|(index, _)| index <= self.durable.index);
@@ -268,6 +285,7 @@ impl Engine {
         let index = match message {
             Message::AppendRequest(request) => request.prev.index,
             Message::Dismissed { membership, .. } => *membership,
+            Message::ReadResponse(response) => response.index,
             _ => 0,
         };
         let term = message.term().unwrap_or(0);
@@ -312,26 +330,6 @@ impl Engine {
         self.append_own(commands.into_iter().map(Payload::Command));
         self.check();
         Ok(first)
-    }
-
-    /// Begins a linearizable read, if this node leads: it comes out of [`Ready::reads`] or [`Ready::failed_reads`].
-    ///
-    /// # Errors
-    /// The read was not taken.
-    pub fn read(&mut self, now: Time) -> Result<ReadId, ReadError> {
-        self.set_now(now);
-        if self.fatal.is_some() {
-            return Err(ReadError::Fatal);
-        }
-        let leader = self.leader();
-        let Role::Leader(leading) = &mut self.role else { return Err(ReadError::NotLeader { leader }) };
-        if leading.reads.len() >= self.config.max_pending_reads {
-            return Err(ReadError::Overloaded);
-        }
-        self.next_read += 1;
-        let id = ReadId(self.next_read);
-        leading.reads.push(id);
-        Ok(id)
     }
 
     /// Write `number` and all before it are durable.
@@ -397,7 +395,7 @@ impl Engine {
                 due.fold(leader.heartbeat_at, Time::min)
             }
         };
-        role.min(self.founding_deadline())
+        role.min(self.founding_deadline()).min(self.asks.deadline())
     }
 
     /// Time has passed.
@@ -418,6 +416,11 @@ impl Engine {
             self.campaign();
         }
         self.check();
+    }
+
+    /// How long the last write took, from when the store could begin with it.
+    pub const fn write_latency(&self) -> Option<Duration> {
+        self.durable.latency
     }
 
     /// The role.
@@ -491,6 +494,8 @@ impl Engine {
                         matched: peer.matched,
                         next: peer.next,
                         inflight: peer.inflights.len(),
+                        inflight_bytes: peer.inflights.bytes(),
+                        round_trip: peer.round_trip,
                         active: self.now < peer.heard_at.saturating_add(self.config.election_timeout),
                         priority: peer.priority,
                         snapshot: peer.snapshot(),
@@ -509,8 +514,11 @@ impl Engine {
             applied: self.applied,
             durable: self.durable.index,
             last: self.log.last(),
+            write_latency: self.durable.latency,
+            apply_backlog_bytes: self.apply_backlog_bytes,
             priority: self.config.priority,
             transferring: self.transferring(),
+            lease: self.lease_until().is_some(),
             base: self.log.base(),
             snapshot: self.snapshots.latest.as_ref().map_or(EntryId::ZERO, |meta| meta.last),
             membership: self.membership().clone(),
@@ -577,6 +585,7 @@ impl Engine {
 
     /// Checks the invariants, of this state and from the one before; in every build.
     fn check(&mut self) {
+        self.keep_to_lease();
         let summary = self.summary();
         if let Err(violation) = summary.check(&self.before) {
             self.fatal.get_or_insert(violation);

@@ -35,6 +35,16 @@ pub enum Planted {
     VoteForShorterLog,
     /// A read is served before the leader committed in its own term.
     ReadBeforeNoop,
+    /// The answer to a request of an earlier term counts for a read round of this one.
+    ReadRoundOfEarlierTerm,
+    /// A follower takes any read index for the answer to what it asked last.
+    LateReadIndex,
+    /// A restarted node votes though it may have promised before not to.
+    LeaseKeptOverRestart,
+    /// A leader that told another to campaign serves reads by its lease.
+    LeaseKeptAfterTimeoutNow,
+    /// A lease begins when its round is answered, not when it was sent.
+    LeaseFromAnswer,
     /// Entries are applied before they are durable here.
     ApplyBeforeDisk,
     /// A late answer of an earlier term counts for this one.
@@ -95,6 +105,11 @@ impl Planted {
         Self::CommitBeyondMatch,
         Self::VoteForShorterLog,
         Self::ReadBeforeNoop,
+        Self::ReadRoundOfEarlierTerm,
+        Self::LateReadIndex,
+        Self::LeaseKeptOverRestart,
+        Self::LeaseKeptAfterTimeoutNow,
+        Self::LeaseFromAnswer,
         Self::ApplyBeforeDisk,
         Self::LateResponse,
         Self::WindowLeaked,

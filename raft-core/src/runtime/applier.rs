@@ -12,15 +12,18 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::clock::Clock;
 use super::error::RaftError;
 use super::guard::{guarded, poll_guarded};
 use super::mailbox::{Completion, Mailbox, Query, Queue};
+use super::metrics::Meters;
 use super::pending::Waiters;
+use super::reading::Reading;
 use super::snapshots::{Folder, Lent, Taker, blocking, restore};
 use crate::codec::cold;
 use crate::engine::SnapshotRequest;
 use crate::state_machine::{Batch, Command};
-use crate::types::{Entry, EntryId, Index, Payload, SnapshotMeta};
+use crate::types::{Entry, EntryId, Index, Payload, SnapshotMeta, Time};
 
 /// What the library notes with each batch in a machine that is durable by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +67,8 @@ pub(super) enum Job {
         expires: Option<Instant>,
         /// The driver waits to hear of it.
         nudge: bool,
+        /// When it was committed and durable.
+        since: Time,
     },
     /// Answer once `index` is applied; with 0, from the state as it is.
     Read { index: Index, reads: Reads },
@@ -97,7 +102,7 @@ pub(super) struct Reads {
 impl Reads {
     fn give_up(self) {
         for query in self.queries {
-            let _gone = query.reply.send(Err(RaftError::Unknown));
+            query.fail(&RaftError::Unknown);
         }
     }
 }
@@ -110,6 +115,7 @@ struct Gathered {
     waiters: Vec<Waiters>,
     expires: Option<Instant>,
     nudge: bool,
+    since: Option<Time>,
 }
 
 /// What an applier is made of.
@@ -117,6 +123,8 @@ pub(super) struct Applier {
     pub(super) machine: Lent,
     pub(super) jobs: Arc<Queue<Job>>,
     pub(super) mailbox: Arc<Mailbox>,
+    pub(super) clock: Arc<Clock>,
+    pub(super) meters: Arc<Meters>,
     pub(super) applied: Index,
     pub(super) reads: BTreeMap<Index, Vec<Reads>>,
     pub(super) folder: Folder,
@@ -157,7 +165,7 @@ impl Applier {
         jobs.reverse();
         while let Some(job) = jobs.pop() {
             match job {
-                Job::Apply { entries, waiters, expires, nudge } => {
+                Job::Apply { entries, waiters, expires, nudge, since } => {
                     gathered.commands.reserve(entries.len());
                     for entry in entries {
                         gathered.last = entry.id;
@@ -168,6 +176,7 @@ impl Applier {
                     gathered.waiters.extend(waiters);
                     gathered.expires = gathered.expires.or(expires);
                     gathered.nudge |= nudge;
+                    gathered.since = gathered.since.or(Some(since));
                 }
                 Job::Read { index, reads } => self.reads.entry(index).or_default().push(reads),
                 Job::Snapshot(request) => {
@@ -191,7 +200,7 @@ impl Applier {
 
     /// `later` are the jobs that come after.
     async fn apply(&mut self, gathered: Gathered, later: &mut [Job]) -> Result<(), String> {
-        let Gathered { commands, last, mut waiters, expires, nudge } = gathered;
+        let Gathered { commands, last, mut waiters, expires, nudge, since } = gathered;
         if last.index <= self.applied {
             return Ok(());
         }
@@ -217,11 +226,14 @@ impl Applier {
         }
         self.applied = last.index;
         self.mailbox.applied.store(last.index, Ordering::Release);
+        if let Some(since) = since {
+            self.meters.commit_to_apply.observe(self.clock.now().saturating_sub(since), 1);
+        }
         if nudge {
             self.mailbox.nudge();
         }
         let mut answers = indexes.into_iter().zip(replies);
-        for Waiters { first, replies: callers } in waiters {
+        for Waiters { first, replies: callers, .. } in waiters {
             for (index, caller) in (first..).zip(callers) {
                 if let Some((_, reply)) = answers.find(|(at, _)| *at == index) {
                     let _gone = caller.send(Ok(reply));
@@ -260,11 +272,17 @@ impl Applier {
     }
 
     async fn query(&mut self, query: Query) -> Result<(), String> {
-        let Query { bytes, reply, permit } = query;
-        let machine = &self.machine;
+        let (machine, bytes) = (&self.machine, query.bytes.clone());
         let answer = guarded(async move { machine.lock().await.query(bytes).await }).await?;
+        // The process may have stood still since it was confirmed, and another node lead by now.
+        if query.until.is_some_and(|until| self.clock.now() >= until) {
+            self.mailbox.read_again(query);
+            return Ok(());
+        }
+        let Query { reply, permit, .. } = query;
         drop(permit);
-        let _gone = reply.send(answer.map_err(|error| RaftError::Query(error.to_string())));
+        let reading = answer.map(|answer| Reading::new(answer, self.applied));
+        let _gone = reply.send(reading.map_err(|error| RaftError::Query(error.to_string())));
         Ok(())
     }
 }

@@ -11,11 +11,12 @@ use tokio::sync::oneshot;
 use super::change::Wish;
 use super::error::RaftError;
 use super::handover::Handover;
+use super::reading::{Consistency, Reading};
 use super::snapshots::SnapshotReply;
-use crate::engine::{BootstrapError, FetchPurpose, SnapshotOutcome};
+use crate::engine::{BootstrapError, FetchPurpose, Finding, SnapshotOutcome};
 use crate::membership::NodeInfo;
 use crate::message::Envelope;
-use crate::types::{Entry, Index, NodeId, Peer, SnapshotMeta};
+use crate::types::{Entry, Index, NodeId, Peer, SnapshotMeta, Time};
 
 /// Where a call's answer goes.
 pub(crate) type ReplyTo = oneshot::Sender<Result<Bytes, RaftError>>;
@@ -31,8 +32,18 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A question to the state machine.
 pub(crate) struct Query {
     pub(crate) bytes: Bytes,
-    pub(crate) reply: ReplyTo,
+    pub(crate) consistency: Consistency,
+    /// An answer that is not there by then is not given: another way is tried.
+    pub(crate) until: Option<Time>,
+    pub(crate) reply: oneshot::Sender<Result<Reading<Bytes>, RaftError>>,
     pub(crate) permit: Permit,
+}
+
+impl Query {
+    /// A caller who is gone does not mind.
+    pub(crate) fn fail(self, error: &RaftError) {
+        let _gone = self.reply.send(Err(error.clone()));
+    }
 }
 
 /// Founding members, as a caller named them.
@@ -70,6 +81,7 @@ pub(crate) struct Inputs {
     pub(crate) handovers: Vec<Handover>,
     pub(crate) wishes: Vec<Wish>,
     pub(crate) snapshots: Vec<SnapshotReply>,
+    pub(crate) explains: Vec<oneshot::Sender<Vec<Finding>>>,
     pub(crate) messages: Vec<Envelope>,
     message_bytes: usize,
     pub(crate) completions: Vec<Completion>,
@@ -88,6 +100,7 @@ impl Inputs {
             && self.handovers.is_empty()
             && self.wishes.is_empty()
             && self.snapshots.is_empty()
+            && self.explains.is_empty()
             && !self.nudged
             && !self.shutdown
     }
@@ -186,6 +199,22 @@ impl Mailbox {
         self.call(0, |inputs| inputs.snapshots.push(reply))
     }
 
+    pub(crate) fn explain(&self, reply: oneshot::Sender<Vec<Finding>>) -> Result<(), RaftError> {
+        self.call(0, |inputs| inputs.explains.push(reply))
+    }
+
+    /// A read whose confirmation was over before its answer was there is confirmed by a majority.
+    pub(crate) fn read_again(&self, query: Query) {
+        let query = Query { consistency: Consistency::Linearizable, until: None, ..query };
+        let mut state = lock(&self.state);
+        if let Some(closed) = state.closed.clone() {
+            drop(state);
+            return query.fail(&closed.into());
+        }
+        state.inputs.reads.push(query);
+        wake(state);
+    }
+
     /// Takes received messages; what there is no room for is dropped and counted.
     pub(crate) fn deliver(&self, batch: Vec<Envelope>) {
         let mut state = lock(&self.state);
@@ -272,8 +301,10 @@ impl Mailbox {
 impl Inputs {
     /// Tells the callers that their calls were not taken.
     pub(crate) fn refuse(&mut self, error: &RaftError) {
-        let reads = self.reads.drain(..).map(|query| query.reply);
-        for reply in self.replies.drain(..).chain(reads) {
+        for query in self.reads.drain(..) {
+            query.fail(error);
+        }
+        for reply in self.replies.drain(..) {
             let _gone = reply.send(Err(error.clone()));
         }
         for reply in self.snapshots.drain(..) {
@@ -285,6 +316,7 @@ impl Inputs {
         for wish in self.wishes.drain(..) {
             let _gone = wish.reply.send(Err(error.clone()));
         }
+        self.explains.clear();
     }
 }
 

@@ -10,19 +10,22 @@ use tokio::time::Instant;
 
 use super::applier::{Applier, Job, Reads};
 use super::change::{What, Wish};
+use super::clock::Clock;
 use super::driver::{Driver, Parts};
 use super::error::{RaftError, StartError};
 use super::handover::Handover;
 use super::log_writer::LogWriter;
 use super::mailbox::{Bootstrap, Gauge, Mailbox, Query, Queue, lock};
+use super::metrics::{Meters, Metrics};
 use super::options::NodeOptions;
 use super::outbox::{GroupInbox, Outbox, Roster};
+use super::reading::{Consistency, Reading};
 use super::recover::{Recovered, recover};
 use super::snapshots::{
     Folder, Latest, Ledger, Progress, Receiver, Receiving, SnapshotFile, Taker, Transfers, blocking,
 };
 use super::status::{RaftStatus, StatusBoard};
-use crate::engine::{BootstrapError, FoundingEnd, RoleName};
+use crate::engine::{BootstrapError, Finding, FoundingEnd, RoleName};
 use crate::log_store::LogStore;
 use crate::membership::NodeInfo;
 use crate::state_machine::StateMachine;
@@ -40,6 +43,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(crate) struct Node {
     mailbox: Arc<Mailbox>,
     jobs: Arc<Queue<Job>>,
+    meters: Arc<Meters>,
     gauge: Arc<Gauge>,
     pub(crate) status: watch::Receiver<RaftStatus>,
     pub(crate) local: LocalNode,
@@ -66,7 +70,8 @@ impl Node {
         transport: Arc<dyn Transport>,
         machine: Box<dyn StateMachine>,
     ) -> Result<Self, StartError> {
-        let origin = Instant::now();
+        let clock = Arc::new(Clock::new());
+        let meters = Arc::new(Meters::default());
         let timeout = options.proposal_timeout.min(MAX_TIMEOUT);
         let machine = Arc::new(tokio::sync::Mutex::new(machine));
         let folder = Folder::new(
@@ -104,6 +109,8 @@ impl Node {
             machine,
             jobs: Arc::clone(&jobs),
             mailbox: Arc::clone(&mailbox),
+            clock: Arc::clone(&clock),
+            meters: Arc::clone(&meters),
             applied: applied.index,
             reads: BTreeMap::new(),
             folder: folder.clone(),
@@ -136,7 +143,8 @@ impl Node {
             receiver,
             ledger: Ledger::new(folder.clone(), Arc::clone(&latest)),
             status: board,
-            origin,
+            clock,
+            meters: Arc::clone(&meters),
             timeout,
             max_batch_bytes: config.max_uncommitted_bytes / BATCH_SHARE,
             max_open: options.max_open_proposals,
@@ -146,6 +154,7 @@ impl Node {
         Ok(Self {
             mailbox,
             jobs,
+            meters,
             gauge: Arc::new(Gauge::new(config.max_pending_reads, options.max_queued_bytes)),
             status,
             local,
@@ -168,25 +177,34 @@ impl Node {
         answer.await.unwrap_or(Err(RaftError::Unknown))
     }
 
-    pub(crate) async fn read(&self, query: Bytes) -> Result<Bytes, RaftError> {
-        let (query, answer) = self.query(query)?;
-        self.mailbox.read(query)?;
-        answer.await.unwrap_or_else(|_| Err(self.ended()))
-    }
-
-    pub(crate) async fn query_local(&self, query: Bytes) -> Result<Bytes, RaftError> {
-        let (query, answer) = self.query(query)?;
-        let reads = Reads { queries: vec![query], expires: Instant::now() + self.timeout };
-        if !self.jobs.push(Job::Read { index: 0, reads }) {
-            return Err(self.ended());
+    pub(crate) async fn read(
+        &self,
+        bytes: Bytes,
+        consistency: Consistency,
+    ) -> Result<Reading<Bytes>, RaftError> {
+        let permit = self.gauge.admit(Entry::OVERHEAD_BYTES + bytes.len())?;
+        let (reply, answer) = oneshot::channel();
+        let query = Query { bytes, consistency, until: None, reply, permit };
+        if consistency == (Consistency::Stale { max_age: None }) {
+            // Nothing for the driver to do.
+            let reads = Reads { queries: vec![query], expires: Instant::now() + self.timeout };
+            if !self.jobs.push(Job::Read { index: 0, reads }) {
+                return Err(self.ended());
+            }
+        } else {
+            self.mailbox.read(query)?;
         }
         answer.await.unwrap_or_else(|_| Err(self.ended()))
     }
 
-    fn query(&self, bytes: Bytes) -> Result<(Query, oneshot::Receiver<Result<Bytes, RaftError>>), RaftError> {
-        let permit = self.gauge.admit(Entry::OVERHEAD_BYTES + bytes.len())?;
+    pub(crate) fn metrics(&self) -> Metrics {
+        self.meters.read()
+    }
+
+    pub(crate) async fn explain(&self) -> Result<Vec<Finding>, RaftError> {
         let (reply, answer) = oneshot::channel();
-        Ok((Query { bytes, reply, permit }, answer))
+        self.mailbox.explain(reply)?;
+        answer.await.map_err(|_| self.ended())
     }
 
     pub(crate) async fn snapshot(&self) -> Result<SnapshotMeta, RaftError> {

@@ -48,6 +48,11 @@ pub fn message(message: &Message) -> String {
             AppendOutcome::Stale => format!("stale t{} round {}", m.term, m.round),
         },
         Message::TimeoutNow(m) => format!("timeout-now t{} round {}", m.term, m.round),
+        Message::ReadRequest(m) => {
+            let lease = if m.lease { " by lease" } else { "" };
+            format!("read request t{} {}{lease}", m.term, m.ticket.number)
+        }
+        Message::ReadResponse(m) => format!("read response t{} {} at {}", m.term, m.ticket.number, m.index),
         Message::IdentityRequest => "who are you".to_owned(),
         Message::IdentityResponse { founded: true, .. } => "identity, founded".to_owned(),
         Message::IdentityResponse { last: EntryId::ZERO, .. } => "identity, blank".to_owned(),

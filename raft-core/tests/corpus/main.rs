@@ -14,10 +14,11 @@ use checks::CHECKS;
 use proptest::prelude::*;
 use raft_core::codec::{cold, entry, versioned, wire};
 use raft_core::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, ReadRequest, ReadResponse, ReadTicket,
+    TimeoutNow, VoteRequest, VoteResponse,
 };
 use raft_core::types::{Entry, HardState, Lineage, Outline, Payload, Peer, SnapshotMeta};
-use raft_core::{EntryId, GroupId, Incarnation, Membership, NodeId, NodeInfo};
+use raft_core::{EntryId, GroupId, Incarnation, Lease, Membership, NodeId, NodeInfo};
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/seeds").join(name)
@@ -62,6 +63,11 @@ fn joint() -> Membership {
         learners: [3].map(NodeId).into(),
         ..members(&[1, 2, 3, 4])
     }
+}
+
+fn leased() -> Membership {
+    let lease = Lease { election_timeout_micros: 500_000, clock_drift_ppm: 1_000 };
+    Membership { lease: Some(lease), ..marked(members(&[1, 2, 3])) }
 }
 
 fn entries() -> Vec<(&'static str, Entry)> {
@@ -125,7 +131,24 @@ fn made() -> BTreeMap<(&'static str, String), Vec<u8>> {
             messages.push(("preferred", Message::AppendResponse(preferred)));
             messages.push(("timeout_now", Message::TimeoutNow(TimeoutNow { term: 3, round: 12 })));
         }
-        let all: Vec<_> = messages.iter().map(|(_, message)| envelope(lineage, message.clone())).collect();
+        let mut all: Vec<_> =
+            messages.iter().map(|(_, message)| envelope(lineage, message.clone())).collect();
+        if version > 3 {
+            let ticket = ReadTicket { boot: 0x1234_5678_9abc_def0, number: 5 };
+            let request = ReadRequest { term: 3, ticket, lease: true };
+            let response = ReadResponse { term: 3, ticket, index: 9 };
+            let entry = Entry { id: EntryId::new(3, 12), payload: Payload::Membership(Box::new(leased())) };
+            let prev = EntryId::new(3, 11);
+            let append = AppendRequest { term: 3, prev, entries: vec![entry], commit: 6, round: 12 };
+            for (name, message) in [
+                ("read_request", Message::ReadRequest(request)),
+                ("read_response", Message::ReadResponse(response)),
+                ("leased", Message::AppendRequest(append)),
+            ] {
+                all.push(envelope(lineage, message.clone()));
+                messages.push((name, message));
+            }
+        }
         let mut put = |name: &str, envelopes: &[Envelope]| {
             let mut frame = Vec::new();
             wire::encode_frame(version, envelopes, &mut frame).unwrap();
@@ -156,9 +179,12 @@ fn made() -> BTreeMap<(&'static str, String), Vec<u8>> {
     let mut later = outline;
     later.memberships.insert(9, marked(members(&[1])));
     put("outline", "compacted_2", versioned::encode(&later).unwrap());
+    later.memberships.insert(10, leased());
+    put("outline", "compacted_4", versioned::encode(&later).unwrap());
     put("membership", "voters", versioned::encode(&members(&[1, 2, 3])).unwrap());
     put("membership", "joint", versioned::encode(&joint()).unwrap());
     put("membership", "joint_2", versioned::encode(&marked(joint())).unwrap());
+    put("membership", "leased_4", versioned::encode(&leased()).unwrap());
     let meta = SnapshotMeta {
         last: EntryId::new(3, 400),
         membership: members(&[1, 2, 3]),
@@ -168,6 +194,8 @@ fn made() -> BTreeMap<(&'static str, String), Vec<u8>> {
     put("snapshot_meta", "three_voters", versioned::encode(&meta).unwrap());
     let meta = SnapshotMeta { membership: marked(meta.membership), ..meta };
     put("snapshot_meta", "three_voters_2", versioned::encode(&meta).unwrap());
+    let meta = SnapshotMeta { membership: leased(), ..meta };
+    put("snapshot_meta", "leased_4", versioned::encode(&meta).unwrap());
     made
 }
 

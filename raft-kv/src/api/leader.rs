@@ -1,8 +1,9 @@
-//! Carrying a request out where it belongs: here if this node leads, else on the leader, found and waited for.
+//! Carrying a request out where it belongs: a read here, on any node; all else here if this node leads, else on the leader, found
+//! and waited for.
 //!
 //! What may be tried again follows one rule. A write is tried again only if it was surely not carried out: this node or
 //! the leader said so, or the connection to the leader was never made. A connection that breaks after the request went
-//! out leaves a write unknown, and the caller is told. A read changes nothing and is always tried again.
+//! out leaves a write unknown, and the caller is told. A read changes nothing and is tried again.
 
 use std::time::Duration;
 
@@ -10,23 +11,23 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
-use raft_core::{NodeId, RaftError};
+use raft_core::{Consistency, NodeId, RaftError};
 use tokio::time::Instant;
 
 use super::members::{ChangeBody, ChangedBody};
 use super::membership::{NotChanged, members_of};
-use super::server::{Api, respond};
+use super::server::{Api, respond, respond_read};
 use super::{ErrorBody, ErrorCode, FORWARDED_HEADER, TIMEOUT_HEADER, TransferredBody};
 use crate::client::{Backoff, CONNECT_TIMEOUT, read_body};
 use crate::command::{Command, Query};
 
-/// A read is asked again after this, even if its connection still stands: the leader may hang.
+/// A read is asked again after this: the leader that it waits for may hang.
 const READ_ATTEMPT: Duration = Duration::from_secs(2);
 
 /// How long a node that belongs to no cluster waits to be told of one.
 const UNFOUNDED_WAIT: Duration = Duration::from_millis(1500);
 
-/// A request that needs the leader.
+/// A request that needs a leader, on this node or another.
 pub(super) struct Call {
     /// What it asks for.
     pub(super) work: Work,
@@ -51,13 +52,13 @@ pub(super) enum Work {
     GiveUpChange,
     /// The members, as the leader sees them.
     Members,
-    Read(Query),
+    Read(Query, Consistency),
 }
 
 impl Work {
     /// Whether it may be done twice without harm.
     const fn is_read(&self) -> bool {
-        matches!(self, Self::Members | Self::Read(_))
+        matches!(self, Self::Members | Self::Read(..))
     }
 }
 
@@ -70,7 +71,7 @@ enum Attempt {
 }
 
 impl Api {
-    /// Carries a call out on the leader.
+    /// Carries a call out.
     pub(super) async fn carry_out(&self, call: Call) -> Response {
         let began = Instant::now();
         let mut backoff = Backoff::default();
@@ -81,7 +82,8 @@ impl Api {
                 let message = format!("this node has stopped: {reason}");
                 return respond(&ErrorBody::new(ErrorCode::Failed, message));
             }
-            let attempt = if view.leads {
+            let any_node = matches!(call.work, Work::Read(..)) && view.founded;
+            let attempt = if view.leads || any_node {
                 self.here(&call).await
             } else if let Some(leader) = view.leader
                 && !call.forwarded
@@ -117,7 +119,7 @@ impl Api {
         }
     }
 
-    /// On this node, which seems to lead.
+    /// On this node.
     async fn here(&self, call: &Call) -> Attempt {
         let raft = self.raft();
         match &call.work {
@@ -147,10 +149,10 @@ impl Api {
                 changed(tokio::time::timeout_at(call.deadline, self.give_up_change()).await)
             }
             Work::Members => Attempt::Done(respond(&members_of(&raft.status().borrow()))),
-            Work::Read(query) => {
+            Work::Read(query, consistency) => {
                 let deadline = call.deadline.min(Instant::now() + READ_ATTEMPT);
-                match tokio::time::timeout_at(deadline, raft.read(query)).await {
-                    Ok(Ok(answer)) => Attempt::Done(respond(&answer)),
+                match tokio::time::timeout_at(deadline, raft.read_with(query, *consistency)).await {
+                    Ok(Ok(reading)) => Attempt::Done(respond_read(&reading)),
                     // A read changes nothing: where its outcome is unknown, it is asked again.
                     Ok(Err(RaftError::Unknown)) | Err(_) => Attempt::NotDone(ErrorBody::new(
                         ErrorCode::Unavailable,
@@ -179,12 +181,12 @@ impl Api {
             .timeout(left)
             .body(call.body.clone());
         let lost = |error: reqwest::Error| {
-            if write && !error.is_connect() {
-                let message = format!("the leader at {leader} broke off; it may have happened");
-                Attempt::Done(respond(&ErrorBody::new(ErrorCode::Unknown, message)))
-            } else {
+            if error.is_connect() || !write {
                 let message = format!("the leader at {leader} cannot be reached; try again");
                 Attempt::NotDone(ErrorBody::new(ErrorCode::Unavailable, message))
+            } else {
+                let message = format!("the leader at {leader} broke off; it may have happened");
+                Attempt::Done(respond(&ErrorBody::new(ErrorCode::Unknown, message)))
             }
         };
         let mut response = match request.send().await {

@@ -1,13 +1,18 @@
 //! The HTTP interface: what goes over it, and the server. `docs/kv.md` describes it for users.
 
 mod backup;
+mod consistency;
+mod health;
 mod leader;
 mod log;
 mod members;
 mod membership;
+mod metrics;
 mod server;
 mod urls;
 
+pub(crate) use consistency::{Level, ReadOptions};
+pub use health::HealthBody;
 pub(crate) use members::grouped;
 pub use members::{
     ChangeBody, ChangeStateBody, ChangedBody, MemberChange, MemberStateBody, MembersBody, WaitBody,
@@ -35,6 +40,9 @@ pub const CREATE_REVISION_HEADER: &str = "raft-kv-create-revision";
 pub const MODIFY_REVISION_HEADER: &str = "raft-kv-modify-revision";
 /// Response header of a value: [`Revisions::version`].
 pub const VERSION_HEADER: &str = "raft-kv-version";
+
+/// Response header of a read: the last index of the log that the answering node had applied.
+pub const APPLIED_HEADER: &str = "raft-kv-applied";
 
 /// How long a request waits where the caller does not say.
 pub const DEFAULT_TIMEOUT_MS: u64 = 5_000;
@@ -335,6 +343,9 @@ pub struct StatusBody {
     /// The history of the cluster that the node belongs to; all zero before it belongs to one.
     #[serde(default)]
     pub lineage: String,
+    /// What holds the node or its cluster up, as far as it knows, in sentences.
+    #[serde(default)]
+    pub findings: Vec<String>,
     /// Its snapshots.
     #[serde(default)]
     pub snapshots: SnapshotsBody,

@@ -3,6 +3,7 @@
 mod backup;
 mod cas;
 mod certs;
+mod consistency;
 mod del;
 mod failure;
 mod get;

@@ -32,7 +32,7 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         "logs" => logs(words, stage),
         "bootstrap" => bootstrap(words, stage),
         "propose" => propose(words, stage),
-        "read" => read(node(words, 0)?, stage),
+        "read" => read(words, stage),
         "hand_over" => hand_over(words, stage),
         "deliver" => deliver(words, stage),
         "drop" => take(words, stage).map(drop),
@@ -63,6 +63,7 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         "restore" => restore(words, stage),
         "forge" => forge(words, stage),
         "tick" => tick(words, stage),
+        "later" => later(words, stage),
         "heartbeats" => heartbeats(words, stage),
         "timeout" => {
             stage.timeout(node(words, 0)?)?;
@@ -70,6 +71,7 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         }
         "campaign" => stage.campaign(node(words, 0)?),
         "settle" => stage.settle(),
+        "explain" => explain(words, stage),
         "status" => status(words, stage),
         "log" => log(words, stage),
         "network" => network(stage),
@@ -125,6 +127,10 @@ fn configure(config: &mut Config, setting: &str, value: &str) -> Result<(), Stri
     match setting {
         "pre_vote" => config.pre_vote = flag()?,
         "check_quorum" => config.check_quorum = flag()?,
+        "lease_clock_drift_ppm" => {
+            let ppm = u32::try_from(number()?).map_err(|_| "parts of a million")?;
+            config.lease_clock_drift_ppm = Some(ppm);
+        }
         "max_append_bytes" => config.max_append_bytes = number()?,
         "max_inflight_messages" => config.max_inflight_messages = number()?,
         "max_inflight_bytes" => config.max_inflight_bytes = number()?,
@@ -228,11 +234,19 @@ fn hand_over(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     stage.pump(id).map(drop)
 }
 
-fn read(id: NodeId, stage: &mut Stage) -> Result<(), String> {
+/// `read 1`, or `read 1 by lease`.
+fn read(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let id = node(words, 0)?;
+    let by_lease = match &words[1..] {
+        [] => false,
+        ["by", "lease"] => true,
+        _ => return Err("read 1 by lease".to_owned()),
+    };
     let place = stage.place(id)?;
     let now = stage.clock(id);
     let engine = stage.cluster()?.nodes[place].engine_mut().ok_or("the node does not run")?;
-    let line = match engine.read(now) {
+    let read = if by_lease { engine.read_by_lease(now) } else { engine.read(now) };
+    let line = match read {
         Ok(read) => format!("{id} takes read r{}", read.0),
         Err(ReadError::NotLeader { leader: Some(leader) }) => format!("{id} refuses: {leader} leads"),
         Err(ReadError::NotLeader { leader: None }) => format!("{id} refuses: no leader is known"),
@@ -638,6 +652,16 @@ fn tick(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     Ok(())
 }
 
+/// `later 1 60`: a clock goes on by 60 ms, and the node does not look: its process stood still.
+fn later(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let [node, by] = words else { return Err("later 1 60".to_owned()) };
+    let id = parse_node(node)?;
+    let by = Duration::from_millis(by.parse().map_err(|_| "milliseconds")?);
+    let now = stage.clock(id) + by;
+    stage.clocks.insert(id, now);
+    Ok(())
+}
+
 /// `heartbeats 1 10`: ten times a heartbeat interval of node 1, each with what follows from it; the others' clocks go along.
 fn heartbeats(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     let id = node(words, 0)?;
@@ -690,6 +714,22 @@ fn status(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
                 if progress.active { "" } else { " inactive" },
                 progress.snapshot.map_or_else(String::new, |last| format!(" snapshot {last}"))
             ));
+        }
+    }
+    Ok(())
+}
+
+/// `explain 1`: why nothing goes on, as the node sees it.
+fn explain(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    for id in chosen(words, stage)? {
+        let (place, now) = (stage.place(id)?, stage.clock(id));
+        let findings = stage.cluster()?.nodes[place].engine().map(|engine| engine.explain(now));
+        let findings = findings.ok_or_else(|| format!("node {id} does not run"))?;
+        if findings.is_empty() {
+            stage.print(format!("{id}: all is well"));
+        }
+        for finding in findings {
+            stage.print(format!("{id}: {finding}"));
         }
     }
     Ok(())

@@ -204,7 +204,8 @@ impl World {
             let operation = if answered % 2 == 0 { Operation::Put(value) } else { Operation::Get(None) };
             let call = self.history.call(key, operation);
             if let Some(leader) = self.leader() {
-                match self.ask(leader, call, operation)? {
+                let node = if answered % 4 == 1 { self.random_of_core() } else { leader };
+                match self.ask(node, call, operation)? {
                     Ok(()) => {}
                     Err(ProposeError::TooLarge { .. } | ProposeError::Fatal) => {
                         return Err(self.stuck("a calm cluster takes calls"));
@@ -226,6 +227,15 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Where a read is to be answered as well as on the leader.
+    fn random_of_core(&mut self) -> usize {
+        let mut node = self.random.index(self.settings.size);
+        while !self.core[node] {
+            node = (node + 1) % self.settings.size;
+        }
+        node
     }
 
     fn same_states(&mut self) -> Result<(), Broken> {

@@ -233,11 +233,6 @@ impl World {
         }
         let delay = self.random.below(self.settings.think_max + 1) + 1;
         self.plan(delay, Event::Client(client));
-        let node = self.clients[client].target;
-        if !self.is_up(node) || self.hosts[node].paused_until > self.now {
-            self.clients[client].target = self.random.index(self.settings.size);
-            return Ok(());
-        }
         let key = self.random.below(self.settings.keys);
         let new = self.history.fresh_value();
         let operation = match self.random.below(10) {
@@ -249,6 +244,14 @@ impl World {
                 Operation::CompareAndSwap { expected, new, seen: None }
             }
         };
+        let mut node = self.clients[client].target;
+        if matches!(operation, Operation::Get(_)) && self.random.chance(self.settings.read_anywhere) {
+            node = self.random.index(self.settings.size);
+        }
+        if !self.is_up(node) || self.hosts[node].paused_until > self.now {
+            self.clients[client].target = self.random.index(self.settings.size);
+            return Ok(());
+        }
         let call = self.history.call(key, operation);
         match self.ask(node, call, operation)? {
             Ok(()) => self.clients[client].waits = Some((call, self.now + self.settings.patience)),
@@ -290,8 +293,9 @@ impl World {
             return Ok(Err(ProposeError::NotLeader { leader: None }));
         };
         let waiting = &mut self.hosts[node].waiting;
+        let by_lease = self.random.chance(self.settings.read_by_lease);
         let taken = match operation {
-            Operation::Get(_) => match engine.read(now) {
+            Operation::Get(_) => match if by_lease { engine.read_by_lease(now) } else { engine.read(now) } {
                 Ok(id) => {
                     waiting.reads.insert(id, PendingRead { call, floor });
                     Ok(())

@@ -68,6 +68,10 @@ pub struct Settings {
     pub patience: u64,
     /// The longest padding of a command in bytes.
     pub padding_max: u64,
+    /// A client reads at any node, not only at the one that it takes for the leader.
+    pub read_anywhere: u64,
+    /// A read is content with a lease.
+    pub read_by_lease: u64,
     /// How long an applied batch takes at most.
     pub apply_max: u64,
 
@@ -180,6 +184,8 @@ impl Settings {
             think_max: pick(random, &[1_000, 20_000, 200_000]),
             patience: pick(random, &[200_000, 2_000_000]),
             padding_max: pick(random, &[0, 32, 400]),
+            read_anywhere: 0,
+            read_by_lease: 0,
             apply_max: pick(random, &[10, 2_000, 50_000]),
             snapshot_max: 0,
             snapshot_failure: 0,
@@ -224,6 +230,16 @@ impl Settings {
             if !self.priorities.is_empty() {
                 self.priorities.push(pick(random, &[0, 1, 100, 255]) as u8);
             }
+        }
+    }
+
+    /// Draws how clients read, and whether the cluster has leases, from a source of its own too. The bound on the drift of clocks is
+    /// what they do drift: more than the bound is not survived, and less would not show that the bound is enough.
+    pub(super) fn draw_reads(&mut self, random: &mut Random) {
+        self.read_anywhere = pick(random, &[0, 200_000, 700_000]);
+        if random.chance(600_000) {
+            self.config.lease_clock_drift_ppm = u32::try_from(self.clock_drift).ok();
+            self.read_by_lease = pick(random, &[200_000, 600_000, 1_000_000]);
         }
     }
 

@@ -12,7 +12,7 @@ use super::snapshots::{Transfer, Work};
 use super::subject::{Machines, Subject};
 use super::trace::Trace;
 use super::{Failure, Options, Report};
-use crate::engine::{Event as EngineEvent, Fetch, Ready, SnapshotOutcome, TransferReason};
+use crate::engine::{Engine, Event as EngineEvent, Fetch, Ready, RoleName, SnapshotOutcome, TransferReason};
 use crate::message::Envelope;
 use crate::testing::cluster::Cluster;
 use crate::testing::display;
@@ -83,6 +83,8 @@ const SNAPSHOTS: u64 = 0x5AAF_5407;
 
 /// And those for changes of the members.
 const MEMBERS: u64 = 0x03E3_BE45;
+/// Sets the draws for reads apart from all others.
+const READS: u64 = 0x4EAD_1DE5;
 
 /// More events at one moment than this, and nodes or engine run in circles.
 const MAX_AT_ONCE: u64 = 20_000;
@@ -197,6 +199,7 @@ impl World {
             settings.nemesis.lost_folder = 0;
             settings.nemesis.old_folder = 0;
         }
+        settings.draw_reads(&mut Random::new(mix(options.seed ^ READS)));
         for &fault in &options.without {
             settings.switch_off(fault);
         }
@@ -590,6 +593,11 @@ impl World {
             let Some(pending) = self.hosts[node].waiting.reads.remove(&read.id) else {
                 return Err(Broken::new("a read is answered once", format!("{:?}", read.id)));
             };
+            self.trace.count(match (read.until, self.cluster.nodes[node].engine().map(Engine::role)) {
+                (Some(_), _) => "reads by a lease",
+                (None, Some(RoleName::Leader)) => "reads by a round",
+                (None, _) => "reads on a follower",
+            });
             if read.index < pending.floor {
                 return Err(Broken::new(
                     "a read is no older than what was answered before it began",

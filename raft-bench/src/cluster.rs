@@ -12,7 +12,7 @@ use raft_core::log_store::StorageError;
 use raft_core::mem::{ChannelNetwork, MemLogStore};
 use raft_core::raft::RawRaft;
 use raft_core::runtime::{NodeOptions, RaftError};
-use raft_core::state_machine::{Batch, MachineError, SnapshotView, StateMachine};
+use raft_core::state_machine::{Batch, MachineError, Note, SnapshotView, StateMachine};
 use raft_core::transport::{Transport, TransportError};
 use raft_core::{ClusterId, LogStore, NodeId};
 use raft_storage_redb::RedbLogStore;
@@ -166,7 +166,7 @@ struct Sum(u64);
 
 #[async_trait]
 impl StateMachine for Sum {
-    async fn bookkeeping(&mut self) -> Result<Option<Bytes>, MachineError> {
+    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {
         Ok(None)
     }
 

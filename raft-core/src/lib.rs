@@ -18,6 +18,8 @@ pub mod raft;
 mod random;
 #[cfg(feature = "runtime")]
 pub mod runtime;
+pub mod session;
+pub mod session_table;
 pub mod state_machine;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -23,6 +23,7 @@
 //! | --- | --- |
 //! | 1 | kinds 1 to 6; configurations of format 1 |
 //! | 2 | the sender's lineage; configurations of every format (see [`versioned`](super::versioned)); the last field of kind 6; kind 7; priorities |
+//! | 3 | the level at the end of kind 4 (1 without it); entries of level 2 |
 
 use std::ops::RangeInclusive;
 
@@ -36,13 +37,16 @@ use crate::message::{
 use crate::types::{EntryId, GroupId, Incarnation, Lineage, NodeId, Payload, Peer};
 
 /// The versions that this one can speak: what [`encode_frame`] and [`decode_frame`] take.
-pub const VERSIONS: RangeInclusive<u16> = 1..=2;
+pub const VERSIONS: RangeInclusive<u16> = 1..=3;
 
 /// The first version with the sender's lineage.
 const WITH_LINEAGE: u16 = 2;
 
 /// The first version with transfers of leadership and priorities.
 const WITH_TRANSFER: u16 = 2;
+
+/// The first version with levels, and with what is above the first.
+const WITH_LEVEL: u16 = 3;
 
 /// The bytes before a frame's body.
 pub const FRAME_HEADER_BYTES: usize = 8;
@@ -161,7 +165,7 @@ fn encode_envelope(version: u16, envelope: &Envelope, out: &mut Vec<u8>) -> Resu
             out.put_u64_le(m.round);
             out.put_u32_le(u32::try_from(m.entries.len()).map_err(|_| CodecError::TooLarge)?);
             for e in &m.entries {
-                if version < WITH_LINEAGE && is_later(&e.payload) {
+                if version < first_version(&e.payload) {
                     return Err(CodecError::Unsupported);
                 }
                 entry::encode(e, out)?;
@@ -188,6 +192,9 @@ fn encode_envelope(version: u16, envelope: &Envelope, out: &mut Vec<u8>) -> Resu
             if version >= WITH_TRANSFER {
                 out.put_u8(m.priority);
             }
+            if version >= WITH_LEVEL {
+                out.put_u8(m.level);
+            }
         }
         Message::IdentityRequest => out.put_u8(IDENTITY_REQUEST),
         Message::IdentityResponse { founded, last } => {
@@ -212,9 +219,13 @@ fn encode_envelope(version: u16, envelope: &Envelope, out: &mut Vec<u8>) -> Resu
     Ok(())
 }
 
-/// Whether the versions before the lineage refuse the payload.
-fn is_later(payload: &Payload) -> bool {
-    matches!(payload, Payload::Membership(membership) if membership.format() > 1)
+/// The first version that carries the payload.
+fn first_version(payload: &Payload) -> u16 {
+    match payload {
+        _ if payload.level() > 1 => WITH_LEVEL,
+        Payload::Membership(membership) if membership.format() > 1 => WITH_LINEAGE,
+        _ => 1,
+    }
 }
 
 fn decode_envelope(version: u16, bytes: &mut Bytes) -> Result<Envelope, CodecError> {
@@ -247,7 +258,7 @@ fn decode_envelope(version: u16, bytes: &mut Bytes) -> Result<Envelope, CodecErr
             let mut entries = Vec::with_capacity(count);
             for _ in 0..count {
                 let entry = entry::decode(bytes)?;
-                if version < WITH_LINEAGE && is_later(&entry.payload) {
+                if version < first_version(&entry.payload) {
                     return Err(CodecError::Unsupported);
                 }
                 entries.push(entry);
@@ -268,7 +279,8 @@ fn decode_envelope(version: u16, bytes: &mut Bytes) -> Result<Envelope, CodecErr
                 other => return Err(CodecError::UnknownKind(other)),
             };
             let priority = if version >= WITH_TRANSFER { take_u8(bytes)? } else { 0 };
-            Message::AppendResponse(AppendResponse { term, round, outcome, priority })
+            let level = if version >= WITH_LEVEL { take_u8(bytes)? } else { 1 };
+            Message::AppendResponse(AppendResponse { term, round, outcome, priority, level })
         }
         IDENTITY_REQUEST => Message::IdentityRequest,
         IDENTITY_RESPONSE => Message::IdentityResponse {

@@ -36,6 +36,8 @@ pub(super) struct Leader {
     pub(super) heartbeat_commit: Index,
     /// Leadership is being handed over.
     pub(super) transfer: Option<Transfer>,
+    /// Up to when its log time goes: that of its last entry with one, or when it began to lead.
+    pub(super) stamped_at: Time,
 }
 
 /// How long after a commit idle followers are told of it. Under load the next append tells them sooner; without load a few
@@ -60,6 +62,7 @@ impl Engine {
             reads: Reads::default(),
             heartbeat_commit: self.commit,
             transfer: None,
+            stamped_at: self.now,
         });
         self.events.push(Event::Elected { term: self.term });
         if let Some(membership) = self.take_founding() {
@@ -144,6 +147,7 @@ impl Engine {
         peer.heard_at = self.now;
         peer.round = peer.round.max(response.round);
         peer.priority = response.priority;
+        peer.level = response.level;
         match response.outcome {
             AppendOutcome::Accepted { matched, received } => {
                 peer.accept(matched, received, leader.round, !leaks);

@@ -241,6 +241,7 @@ impl Engine {
             self.apply_backlog.push_back((self.applying, bytes));
             self.apply_backlog_bytes += bytes;
             self.snapshots.note_applied(bytes);
+            self.note_levels(&entries);
             ready.apply.extend(entries);
         }
     }

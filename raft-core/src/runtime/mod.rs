@@ -20,6 +20,7 @@ mod mailbox;
 mod node;
 mod options;
 mod outbox;
+mod passage;
 mod pending;
 mod recover;
 mod snapshots;

@@ -513,7 +513,7 @@ fn forge(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
         Some(&"accepted") => {
             let (matched, received) = (number("matched"), number("received").max(number("matched")));
             let outcome = AppendOutcome::Accepted { matched, received };
-            Message::AppendResponse(AppendResponse { term, round, outcome, priority: 0 })
+            Message::AppendResponse(AppendResponse { term, round, outcome, priority: 0, level: 1 })
         }
         Some(&"timeout-now") => Message::TimeoutNow(TimeoutNow { term, round }),
         _ => return Err("an append, a heartbeat, an accepted or a timeout-now is forged".to_owned()),

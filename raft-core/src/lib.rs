@@ -31,7 +31,7 @@ pub use config::Config;
 pub use engine::Engine;
 pub use log_store::LogStore;
 pub use machine::Machine;
-pub use membership::{Membership, NodeInfo};
+pub use membership::{Membership, NodeInfo, Target};
 #[cfg(feature = "runtime")]
 pub use raft::{Raft, RawRaft};
 #[cfg(feature = "runtime")]

@@ -62,6 +62,13 @@ pub enum Message {
     IdentityRequest,
     /// The leader asks the receiver to campaign at once, without waiting for its timeout (thesis, 3.10).
     TimeoutNow(TimeoutNow),
+    /// A node that is no member, or does not count, is told so by one that knows.
+    Dismissed {
+        /// The index of the committed configuration that says so: older than what the receiver knows, it says nothing.
+        membership: Index,
+        /// What became of the receiver.
+        dismissal: Dismissal,
+    },
     /// The answer to an [`Message::IdentityRequest`]; the envelope's sender is the identity.
     IdentityResponse {
         /// The node already belongs to a founded cluster: it knows a configuration.
@@ -80,7 +87,27 @@ impl Message {
             Self::AppendRequest(m) => Some(m.term),
             Self::AppendResponse(m) => Some(m.term),
             Self::TimeoutNow(m) => Some(m.term),
-            Self::IdentityRequest | Self::IdentityResponse { .. } => None,
+            Self::IdentityRequest | Self::IdentityResponse { .. } | Self::Dismissed { .. } => None,
+        }
+    }
+}
+
+/// Why a node does not count any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Dismissal {
+    /// It was removed from the cluster.
+    Removed,
+    /// Its disk went back in time: it did not hold what it had promised to hold.
+    Suspended,
+}
+
+impl Dismissal {
+    /// In a word, as it is printed.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Removed => "removed",
+            Self::Suspended => "suspended",
         }
     }
 }

@@ -6,11 +6,13 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::types::{Entry, Index, Level, Time};
+use crate::types::{Entry, Incarnation, Index, Level, Time};
 
 /// What a leader knows of one peer. `matched < next`; the appends in flight end before `next`.
 #[derive(Debug)]
 pub(crate) struct Progress {
+    /// The data folder that all of this is about.
+    pub(crate) incarnation: Incarnation,
     /// The peer promised: its log is durable and equal to ours up to here. Never goes back within a term.
     pub(crate) matched: Index,
     /// The peer said: equal entries arrived up to here. No promise, it may forget them in a crash.
@@ -94,8 +96,9 @@ pub(crate) enum PeerFetch {
 
 impl Progress {
     /// A peer of which nothing is known, at the start of a term.
-    pub(crate) fn new(last: Index, now: Time) -> Self {
+    pub(crate) fn new(incarnation: Incarnation, last: Index, now: Time) -> Self {
         Self {
+            incarnation,
             matched: 0,
             received: 0,
             next: last + 1,

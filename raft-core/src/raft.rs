@@ -13,14 +13,14 @@ use crate::codec::cold;
 use crate::engine::Status;
 use crate::log_store::LogStore;
 use crate::machine::{Machine, Typed};
-use crate::membership::NodeInfo;
-use crate::runtime::{Member, Node, NodeOptions, RaftError, RaftStatus, SnapshotFile, StartError};
+use crate::membership::{NodeInfo, Target};
+use crate::runtime::{Member, Node, NodeOptions, RaftError, RaftStatus, SnapshotFile, StartError, What};
 #[cfg(doc)]
 use crate::session::SessionError;
 use crate::session::{Serial, SessionAction, SessionId};
 use crate::state_machine::StateMachine;
 use crate::transport::{LocalNode, Transport};
-use crate::types::{NodeId, SnapshotMeta};
+use crate::types::{Index, NodeId, SnapshotMeta};
 
 /// A running node whose commands, replies, queries and answers are the types of a [`Machine`]. Cheap to clone; the node ends
 /// when the last clone is dropped, in good order after [`shutdown`](Self::shutdown).
@@ -173,6 +173,30 @@ impl<M: Machine> Raft<M> {
     /// See [`RawRaft::transfer_leadership`].
     pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, RaftError> {
         self.raw.transfer_leadership(to).await
+    }
+
+    /// See [`RawRaft::set_members`].
+    ///
+    /// # Errors
+    /// See [`RawRaft::set_members`].
+    pub async fn set_members(&self, target: Target, based_on: Option<Index>) -> Result<Index, RaftError> {
+        self.raw.set_members(target, based_on).await
+    }
+
+    /// See [`RawRaft::change_members`].
+    ///
+    /// # Errors
+    /// See [`RawRaft::change_members`].
+    pub async fn change_members(&self, change: impl Fn(Target) -> Target + Send) -> Result<Index, RaftError> {
+        self.raw.change_members(change).await
+    }
+
+    /// See [`RawRaft::give_up_change`].
+    ///
+    /// # Errors
+    /// See [`RawRaft::give_up_change`].
+    pub async fn give_up_change(&self) -> Result<Index, RaftError> {
+        self.raw.give_up_change().await
     }
 
     /// See [`RawRaft::snapshot`].
@@ -352,6 +376,49 @@ impl RawRaft {
     /// timeout: this node then goes on leading.
     pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, RaftError> {
         self.node.transfer_leadership(to).await
+    }
+
+    /// States which members the cluster is to have, and returns once that intent is committed: the index of its configuration. From
+    /// then on each leader carries it out to the end: new nodes join as learners and catch up, votes change by a joint
+    /// configuration (paper, 6). [`Status::change`] shows where it stands and what it waits for; it is done when
+    /// [`Membership::target`](crate::Membership::target) is `None` again. Another target replaces one that is under way.
+    ///
+    /// With `based_on`, only where the configuration is still that of [`Status::membership_index`]. Only the leader can do this.
+    ///
+    /// # Errors
+    /// [`RaftError::NotLeader`], [`RaftError::Membership`] where the target makes no cluster or the configuration changed, and
+    /// [`RaftError::Unknown`]: the intent may be committed yet.
+    pub async fn set_members(&self, target: Target, based_on: Option<Index>) -> Result<Index, RaftError> {
+        self.node.change(What::Become(target, based_on)).await
+    }
+
+    /// Changes what the cluster is on its way to, or is: `change` is given that and returns what is wanted. It is called again
+    /// where the configuration changed meanwhile. See [`Self::set_members`].
+    ///
+    /// # Errors
+    /// See [`Self::set_members`].
+    pub async fn change_members(&self, change: impl Fn(Target) -> Target + Send) -> Result<Index, RaftError> {
+        loop {
+            let (target, index) = {
+                let status = self.node.status.borrow();
+                (change(status.membership.intent()), status.membership_index)
+            };
+            match self.set_members(target, Some(index)).await {
+                Err(RaftError::Outdated) => {
+                    self.wait_for(|status| status.membership_index != index).await?;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Gives up the change of the members that is under way: who became a member only for its sake goes; a joint configuration is
+    /// left for the one that it leads to. Returns once that is committed. Only the leader can do this.
+    ///
+    /// # Errors
+    /// As [`Self::set_members`].
+    pub async fn give_up_change(&self) -> Result<Index, RaftError> {
+        self.node.change(What::GiveUp).await
     }
 
     /// Takes a snapshot of this node's state now, whatever the policy, and returns what it covers once it is durable and the log

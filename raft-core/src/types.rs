@@ -87,6 +87,11 @@ pub struct Incarnation(pub u64);
 impl Incarnation {
     /// Not known yet: the sender has not heard from the node. Never the mark of a folder.
     pub const UNKNOWN: Self = Self(0);
+
+    /// Whether both are known and differ.
+    pub const fn contradicts(self, other: Self) -> bool {
+        self.0 != Self::UNKNOWN.0 && other.0 != Self::UNKNOWN.0 && self.0 != other.0
+    }
 }
 
 impl fmt::Display for Incarnation {
@@ -177,15 +182,17 @@ pub enum Payload {
 /// member has said that it knows its level, so that the nodes of a cluster may be of two versions for a while.
 pub type Level = u8;
 
-/// The level of this version. 1: no-ops, commands and configurations; 2: sessions.
+/// The level of this version. 1: no-ops, commands and configurations; 2: sessions, and configurations on
+/// their way to another or with suspended members.
 pub const LEVEL: Level = 2;
 
 impl Payload {
     /// The level that this kind came with.
-    pub const fn level(&self) -> Level {
+    pub fn level(&self) -> Level {
         match self {
-            Self::Noop | Self::Command(_) | Self::Membership(_) => 1,
-            Self::Session(_) => 2,
+            Self::Noop | Self::Command(_) => 1,
+            Self::Membership(membership) if membership.target.is_none() && membership.suspended.is_empty() => 1,
+            Self::Membership(_) | Self::Session(_) => 2,
         }
     }
 }

@@ -254,7 +254,7 @@ fn what_a_version_cannot_carry_is_refused() {
     frame.clear();
     // A format that is not known is told from bytes that are broken.
     let mut bytes = versioned::encode(&one_voter(Lineage(9))).unwrap();
-    bytes[0] = 3;
+    bytes[0] = 4;
     assert_eq!(versioned::decode::<Membership>(&bytes), Err(CodecError::Unsupported));
     // One value, one encoding: what fits the first format is not written in the second.
     let mut bytes = versioned::encode(&one_voter(Lineage(9))).unwrap();

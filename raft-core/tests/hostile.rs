@@ -165,7 +165,7 @@ fn membership() -> impl Strategy<Value = Membership> {
     let any = (ids(), ids(), ids(), ids(), prop::sample::select(vec![0, 101, u64::MAX])).prop_map(
         |(voters, outgoing, learners, named, mark)| {
             let nodes = named.into_iter().map(|node| info(node.0, Incarnation(mark))).collect();
-            Membership { voters, outgoing, learners, nodes, lineage: LINEAGE }
+            Membership { voters, outgoing, learners, nodes, lineage: LINEAGE, ..Membership::default() }
         },
     );
     let joint = (prop::collection::btree_set(1_u64..5, 1..4), prop::collection::btree_set(1_u64..5, 1..4))

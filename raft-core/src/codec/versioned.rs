@@ -16,6 +16,7 @@
 //! | --- | --- |
 //! | 1 | |
 //! | 2 | the lineage of a configuration; without it, [`Lineage::UNMARKED`] |
+//! | 3 | what a configuration is on its way to, and its suspended members |
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,11 +25,11 @@ use serde::ser::{self, Serializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{CodecError, cold};
-use crate::membership::{Membership, NodeInfo};
+use crate::membership::{Membership, NodeInfo, Target};
 use crate::types::{EntryId, Index, Lineage, NodeId, Outline, SnapshotMeta};
 
 /// The latest format.
-pub const FORMAT: u16 = 2;
+pub const FORMAT: u16 = 3;
 
 const MARK: [u8; 6] = [0xff; 6];
 
@@ -116,13 +117,14 @@ struct Membership1 {
 
 impl Layout for Membership1 {
     fn pack(membership: &Membership) -> Self {
-        let Membership { voters, outgoing, learners, nodes, lineage: _ } = membership.clone();
+        let Membership { voters, outgoing, learners, nodes, .. } = membership.clone();
         Self { voters, outgoing, learners, nodes }
     }
 
     fn unpack(self) -> Membership {
         let Self { voters, outgoing, learners, nodes } = self;
-        Membership { voters, outgoing, learners, nodes, lineage: Lineage::UNMARKED }
+        let lineage = Lineage::UNMARKED;
+        Membership { voters, outgoing, learners, nodes, lineage, ..Membership::default() }
     }
 }
 
@@ -142,15 +144,41 @@ impl Layout for Membership2 {
     }
 }
 
+#[derive(Serialize, Deserialize)]
+struct Membership3 {
+    base: Membership2,
+    target: Option<Target>,
+    suspended: BTreeSet<NodeId>,
+}
+
+impl Layout for Membership3 {
+    fn pack(membership: &Membership) -> Self {
+        let Membership { target, suspended, .. } = membership.clone();
+        Self { base: Membership2::pack(membership), target, suspended }
+    }
+
+    fn unpack(self) -> Membership {
+        let Self { base, target, suspended } = self;
+        Membership { target, suspended, ..base.unpack() }
+    }
+}
+
 impl Versioned for Membership {
     fn format(&self) -> u16 {
-        if self.lineage == Lineage::UNMARKED { 1 } else { 2 }
+        if self.target.is_some() || !self.suspended.is_empty() {
+            3
+        } else if self.lineage == Lineage::UNMARKED {
+            1
+        } else {
+            2
+        }
     }
 
     fn encode_body(&self, format: u16) -> Result<Vec<u8>, CodecError> {
         match format {
             1 => cold::encode(&Membership1::pack(self)),
             2 => cold::encode(&Membership2::pack(self)),
+            3 => cold::encode(&Membership3::pack(self)),
             _ => Err(CodecError::Unsupported),
         }
     }
@@ -159,6 +187,7 @@ impl Versioned for Membership {
         match format {
             1 => cold::decode::<Membership1>(body).map(Layout::unpack),
             2 => cold::decode::<Membership2>(body).map(Layout::unpack),
+            3 => cold::decode::<Membership3>(body).map(Layout::unpack),
             _ => Err(CodecError::Unsupported),
         }
     }
@@ -193,6 +222,7 @@ impl Versioned for Outline {
         match format {
             1 => OutlineOf::<Membership1>::encode(self),
             2 => OutlineOf::<Membership2>::encode(self),
+            3 => OutlineOf::<Membership3>::encode(self),
             _ => Err(CodecError::Unsupported),
         }
     }
@@ -201,6 +231,7 @@ impl Versioned for Outline {
         match format {
             1 => OutlineOf::<Membership1>::decode(body),
             2 => OutlineOf::<Membership2>::decode(body),
+            3 => OutlineOf::<Membership3>::decode(body),
             _ => Err(CodecError::Unsupported),
         }
     }
@@ -235,6 +266,7 @@ impl Versioned for SnapshotMeta {
         match format {
             1 => SnapshotMetaOf::<Membership1>::encode(self),
             2 => SnapshotMetaOf::<Membership2>::encode(self),
+            3 => SnapshotMetaOf::<Membership3>::encode(self),
             _ => Err(CodecError::Unsupported),
         }
     }
@@ -243,6 +275,7 @@ impl Versioned for SnapshotMeta {
         match format {
             1 => SnapshotMetaOf::<Membership1>::decode(body),
             2 => SnapshotMetaOf::<Membership2>::decode(body),
+            3 => SnapshotMetaOf::<Membership3>::decode(body),
             _ => Err(CodecError::Unsupported),
         }
     }

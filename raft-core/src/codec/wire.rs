@@ -22,8 +22,8 @@
 //! | version | carries |
 //! | --- | --- |
 //! | 1 | kinds 1 to 6; configurations of format 1 |
-//! | 2 | the sender's lineage; configurations of every format (see [`versioned`](super::versioned)); the last field of kind 6; kind 7; priorities |
-//! | 3 | the level at the end of kind 4 (1 without it); entries of level 2 |
+//! | 2 | the sender's lineage; configurations up to format 2 (see [`versioned`](super::versioned)); the last field of kind 6; kind 7; priorities |
+//! | 3 | configurations up to format 3; kind 8; the level at the end of kind 4 (1 without it); entries of level 2 |
 
 use std::ops::RangeInclusive;
 
@@ -32,7 +32,8 @@ use bytes::{Buf, BufMut, Bytes};
 use super::versioned::Versioned as _;
 use super::{CodecError, entry};
 use crate::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Dismissal, Envelope, Message, TimeoutNow, VoteRequest,
+    VoteResponse,
 };
 use crate::types::{EntryId, GroupId, Incarnation, Lineage, NodeId, Payload, Peer};
 
@@ -45,7 +46,8 @@ const WITH_LINEAGE: u16 = 2;
 /// The first version with transfers of leadership and priorities.
 const WITH_TRANSFER: u16 = 2;
 
-/// The first version with levels, and with what is above the first.
+/// The first version with changes of the membership, with levels, and with payloads above the first level.
+const WITH_CHANGES: u16 = 3;
 const WITH_LEVEL: u16 = 3;
 
 /// The bytes before a frame's body.
@@ -61,6 +63,10 @@ const APPEND_RESPONSE: u8 = 4;
 const IDENTITY_REQUEST: u8 = 5;
 const IDENTITY_RESPONSE: u8 = 6;
 const TIMEOUT_NOW: u8 = 7;
+const DISMISSED: u8 = 8;
+
+const REMOVED: u8 = 0;
+const SUSPENDED: u8 = 1;
 
 const ACCEPTED: u8 = 0;
 const CONFLICT: u8 = 1;
@@ -165,7 +171,7 @@ fn encode_envelope(version: u16, envelope: &Envelope, out: &mut Vec<u8>) -> Resu
             out.put_u64_le(m.round);
             out.put_u32_le(u32::try_from(m.entries.len()).map_err(|_| CodecError::TooLarge)?);
             for e in &m.entries {
-                if version < first_version(&e.payload) {
+                if is_later(version, &e.payload) {
                     return Err(CodecError::Unsupported);
                 }
                 entry::encode(e, out)?;
@@ -215,16 +221,26 @@ fn encode_envelope(version: u16, envelope: &Envelope, out: &mut Vec<u8>) -> Resu
             out.put_u64_le(m.term);
             out.put_u64_le(m.round);
         }
+        Message::Dismissed { membership, dismissal } => {
+            if version < WITH_CHANGES {
+                return Err(CodecError::Unsupported);
+            }
+            out.put_u8(DISMISSED);
+            out.put_u64_le(*membership);
+            out.put_u8(match dismissal {
+                Dismissal::Removed => REMOVED,
+                Dismissal::Suspended => SUSPENDED,
+            });
+        }
     }
     Ok(())
 }
 
-/// The first version that carries the payload.
-fn first_version(payload: &Payload) -> u16 {
+/// Whether the version refuses the payload: its configurations are those of formats up to its own number.
+fn is_later(version: u16, payload: &Payload) -> bool {
     match payload {
-        _ if payload.level() > 1 => WITH_LEVEL,
-        Payload::Membership(membership) if membership.format() > 1 => WITH_LINEAGE,
-        _ => 1,
+        Payload::Membership(membership) => membership.format() > version,
+        _ => payload.level() > 1 && version < WITH_LEVEL,
     }
 }
 
@@ -258,7 +274,7 @@ fn decode_envelope(version: u16, bytes: &mut Bytes) -> Result<Envelope, CodecErr
             let mut entries = Vec::with_capacity(count);
             for _ in 0..count {
                 let entry = entry::decode(bytes)?;
-                if version < first_version(&entry.payload) {
+                if is_later(version, &entry.payload) {
                     return Err(CodecError::Unsupported);
                 }
                 entries.push(entry);
@@ -290,6 +306,14 @@ fn decode_envelope(version: u16, bytes: &mut Bytes) -> Result<Envelope, CodecErr
         TIMEOUT_NOW if version >= WITH_TRANSFER => {
             Message::TimeoutNow(TimeoutNow { term: take_u64(bytes)?, round: take_u64(bytes)? })
         }
+        DISMISSED if version >= WITH_CHANGES => Message::Dismissed {
+            membership: take_u64(bytes)?,
+            dismissal: match take_u8(bytes)? {
+                REMOVED => Dismissal::Removed,
+                SUSPENDED => Dismissal::Suspended,
+                other => return Err(CodecError::UnknownKind(other)),
+            },
+        },
         other => return Err(CodecError::UnknownKind(other)),
     };
     Ok(Envelope { group, from, to, lineage, message })

@@ -24,8 +24,9 @@ pub(super) struct Candidate {
 impl Engine {
     /// Begins to campaign, if this node may.
     pub(super) fn campaign(&mut self) {
-        if !self.membership().is_voter(self.local.node) {
+        if !self.may_campaign() {
             self.become_follower(self.term, None);
+            self.ask_whether_removed();
             return;
         }
         // It could not win before its disk has its vote; all it could do is to disturb the others with its term.

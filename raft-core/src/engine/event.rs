@@ -3,6 +3,8 @@
 use std::fmt;
 
 use super::ready::SnapshotOutcome;
+use crate::membership::Membership;
+use crate::message::Dismissal;
 use crate::types::{EntryId, Index, NodeId, Peer, Term};
 
 /// Something that happened.
@@ -56,6 +58,37 @@ pub enum Event {
         to: NodeId,
         /// The term that it leads in.
         term: Term,
+    },
+    /// A leader appended a configuration: it is in force.
+    MembershipAppended {
+        /// Its index.
+        index: Index,
+        /// The configuration.
+        membership: Box<Membership>,
+    },
+    /// A configuration is known to be committed.
+    MembershipCommitted {
+        /// Its index.
+        index: Index,
+    },
+    /// A node that is to vote took too long for each of these rounds; it is tried anew.
+    CatchUpSlow {
+        /// The node.
+        peer: NodeId,
+        /// How many rounds.
+        rounds: u32,
+    },
+    /// A leader that votes no more steps down.
+    LeftOffice {
+        /// The term that it led in.
+        term: Term,
+    },
+    /// A member told that this node does not count any more.
+    Dismissed {
+        /// The member.
+        by: NodeId,
+        /// What became of this node.
+        dismissal: Dismissal,
     },
     /// A follower drops entries that differ from its leader's.
     Truncated {
@@ -151,6 +184,8 @@ pub enum Refusal {
     BadSnapshot,
     /// Too many entries wait for the disk already.
     Overloaded,
+    /// It is to become a member and holds a restored state, which would be lost.
+    HoldsState,
 }
 
 impl fmt::Display for Refusal {
@@ -168,6 +203,9 @@ impl fmt::Display for Refusal {
             Self::OutOfRange => "its term or index is beyond any real one",
             Self::BadSnapshot => "it is no snapshot of a state",
             Self::Overloaded => "too many entries wait for the disk already",
+            Self::HoldsState => {
+                "the node holds a restored state: found a cluster with it, or empty its folder"
+            }
         })
     }
 }
@@ -182,6 +220,8 @@ pub enum TransferReason {
     Preferred,
     /// A write of this node has not finished for an election timeout.
     DiskStalled,
+    /// This node votes no more.
+    Leaving,
 }
 
 impl fmt::Display for TransferReason {
@@ -190,6 +230,7 @@ impl fmt::Display for TransferReason {
             Self::Asked => "asked to",
             Self::Preferred => "which is preferred",
             Self::DiskStalled => "its own disk is stalled",
+            Self::Leaving => "it votes no more itself",
         })
     }
 }

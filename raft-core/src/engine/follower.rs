@@ -80,6 +80,7 @@ impl Engine {
     }
 
     pub(super) fn on_vote_request(&mut self, from: Peer, request: VoteRequest) {
+        self.dismiss(from);
         let refusal =
             |term| Message::VoteResponse(VoteResponse { term, granted: false, pre_vote: request.pre_vote });
         let protects =
@@ -157,6 +158,7 @@ impl Engine {
             self.become_follower(request.term, Some(from));
         }
         self.leader = Some(from);
+        self.dismissed = None;
         let Role::Follower(follower) = &mut self.role else { return };
         follower.heard_at = Some(self.now);
         follower.round = follower.round.max(request.round);
@@ -211,7 +213,9 @@ impl Engine {
         // A heartbeat or a read round wants its answer at once. So do entries that arrived before and are on disk: the leader
         // may have lost the answer. New entries are answered when they are.
         follower.owed |= heartbeat || follower.round > follower.round_told || last_new <= durable;
-        self.commit = self.commit.max(commit.min(sure));
+        let before = self.commit;
+        self.commit = before.max(commit.min(sure));
+        self.note_commit(before);
     }
 
     /// What is on disk goes from memory beyond twice `max_tail_bytes`; the rest waits for the disk, and is as much as a leader

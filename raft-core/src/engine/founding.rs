@@ -24,6 +24,10 @@ pub(super) struct Founding {
 }
 
 impl Founding {
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (NodeId, String)> {
+        self.members.iter().map(|(&node, info)| (node, info.address.clone()))
+    }
+
     fn incarnation(&self, node: NodeId) -> Incarnation {
         self.members.get(&node).map_or(Incarnation::UNKNOWN, |info| info.incarnation)
     }
@@ -95,7 +99,7 @@ impl Engine {
     }
 
     pub(super) fn on_identity_response(&mut self, from: Peer, founded: bool, last: EntryId) {
-        let Some(founding) = &mut self.founding else { return };
+        let Some(founding) = &mut self.founding else { return self.on_introduction(from, founded, last) };
         let Some(info) = founding.members.get_mut(&from.node) else { return };
         if founded {
             self.end_founding(FoundingEnd::AlreadyFounded { by: from.node });

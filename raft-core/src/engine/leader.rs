@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::change::Change;
 use super::event::{Event, Refusal};
 use super::planted::Planted;
 use super::reads::Reads;
@@ -38,6 +39,8 @@ pub(super) struct Leader {
     pub(super) transfer: Option<Transfer>,
     /// Up to when its log time goes: that of its last entry with one, or when it began to lead.
     pub(super) stamped_at: Time,
+    /// The membership is being changed.
+    pub(super) change: Change,
 }
 
 /// How long after a commit idle followers are told of it. Under load the next append tells them sooner; without load a few
@@ -48,7 +51,10 @@ impl Engine {
     pub(super) fn become_leader(&mut self) {
         let last = self.log.last_index();
         let inherited_bytes = self.log.bytes_in_memory_after(self.commit);
-        let progress = self.peers().map(|peer| (peer.node, Progress::new(last, self.now))).collect();
+        let progress = self
+            .reachable_peers()
+            .map(|peer| (peer.node, Progress::new(peer.incarnation, last, self.now)))
+            .collect();
         self.leader = Some(self.local);
         self.role = Role::Leader(Leader {
             progress,
@@ -63,6 +69,7 @@ impl Engine {
             heartbeat_commit: self.commit,
             transfer: None,
             stamped_at: self.now,
+            change: Change::default(),
         });
         self.events.push(Event::Elected { term: self.term });
         if let Some(membership) = self.take_founding() {
@@ -100,9 +107,11 @@ impl Engine {
         };
         let index = self.quorum(matched);
         let own_term = self.log.term(index) == Some(self.term) || self.has(Planted::CommitOldTerm);
-        let grew = index > self.commit && own_term;
+        let before = self.commit;
+        let grew = index > before && own_term;
         if grew {
             self.commit = index;
+            self.note_commit(before);
         }
         let settled = self.commit.min(self.durable.index);
         let Role::Leader(leader) = &mut self.role else { return };
@@ -167,6 +176,7 @@ impl Engine {
                     if response.round > peer.matched_round {
                         let matched = peer.matched;
                         self.events.push(Event::PromiseBroken { peer: from.node, matched, last });
+                        self.distrust(from.node);
                     }
                     return;
                 }
@@ -213,6 +223,7 @@ impl Engine {
         }
         if due {
             self.seek_successor();
+            self.ask_identities();
         }
         let Role::Leader(leader) = &self.role else { return };
         // A read must not be served before an entry of the own term is committed.

@@ -7,6 +7,7 @@
 //! *Output*: [`ready`](Engine::ready), after any of these.
 
 mod candidate;
+mod change;
 mod durable;
 pub mod event;
 mod follower;
@@ -28,6 +29,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
+pub use self::change::{ChangeError, ChangeStatus, Wait};
 pub use self::event::{Event, FoundingEnd, Refusal, TransferReason};
 pub use self::invariants::Violation;
 pub(crate) use self::invariants::check_restored;
@@ -53,7 +55,7 @@ use self::snapshot::Snapshots;
 use crate::config::{Config, ConfigError};
 use crate::log::Log;
 use crate::membership::{Membership, MembershipError};
-use crate::message::{Envelope, Message};
+use crate::message::{Dismissal, Envelope, Message};
 use crate::progress::PeerFetch;
 use crate::random::Random;
 use crate::types::{
@@ -98,6 +100,8 @@ pub struct Engine {
     /// A vote granted and not told yet, because it is not durable.
     owed_vote: Option<Peer>,
     founding: Option<Founding>,
+    /// A member told that this node does not count any more.
+    dismissed: Option<Dismissal>,
     lost_leaders: LostLeaders,
 
     log: Log,
@@ -175,6 +179,7 @@ impl Engine {
             leader: None,
             owed_vote: None,
             founding: None,
+            dismissed: None,
             lost_leaders: LostLeaders::default(),
             durable: Durable::new(hard_state, last),
             log: Log::new(outline, last),
@@ -228,11 +233,16 @@ impl Engine {
             Message::AppendRequest(request) => self.on_append_request(from, request),
             Message::AppendResponse(response) => self.on_append_response(from, response),
             Message::TimeoutNow(told) => self.on_timeout_now(from, told),
+            Message::Dismissed { membership, dismissal } => self.on_dismissed(from, membership, dismissal),
             Message::IdentityRequest => {
                 // Only what a crash cannot undo.
                 let founded = self.log.membership().is_some_and(|(index, _)| index <= self.durable.index);
                 let last = self.log.last();
                 self.send(from, Message::IdentityResponse { founded, last });
+                // Who does not know this folder does not take itself for a member.
+                if envelope.to.incarnation != Incarnation::UNKNOWN {
+                    self.dismiss(from);
+                }
             }
             Message::IdentityResponse { founded, last } => self.on_identity_response(from, founded, last),
         }
@@ -263,6 +273,7 @@ impl Engine {
         }
         let index = match message {
             Message::AppendRequest(request) => request.prev.index,
+            Message::Dismissed { membership, .. } => *membership,
             _ => 0,
         };
         let term = message.term().unwrap_or(0);
@@ -398,7 +409,7 @@ impl Engine {
             Role::Candidate(candidate) => candidate.deadline,
             Role::Leader(leader) => {
                 let transfer = leader.transfer.as_ref().map(|transfer| transfer.deadline);
-                let due = [leader.notice_at, transfer].into_iter().flatten();
+                let due = [leader.notice_at, transfer, leader.change.leaving].into_iter().flatten();
                 due.fold(leader.heartbeat_at, Time::min)
             }
         };
@@ -460,6 +471,11 @@ impl Engine {
         self.applied
     }
 
+    /// The term of the entry at `index`; `None` where the log holds none.
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        self.log.term(index)
+    }
+
     /// The last entry.
     pub fn last(&self) -> EntryId {
         self.log.last()
@@ -514,6 +530,9 @@ impl Engine {
             base: self.log.base(),
             snapshot: self.snapshots.latest.as_ref().map_or(EntryId::ZERO, |meta| meta.last),
             membership: self.membership().clone(),
+            membership_index: self.log.membership().map_or(0, |(index, _)| index),
+            change: self.change_status(),
+            dismissed: self.dismissed,
             lineage: self.lineage(),
             peers,
         }
@@ -522,6 +541,9 @@ impl Engine {
     /// What a majority of the configuration in force reaches.
     fn quorum(&self, number: impl Fn(NodeId) -> u64) -> u64 {
         let membership = self.membership();
+        if let Some(wrong) = self.planted_membership(membership) {
+            return wrong.quorum(number);
+        }
         if self.has(planted::Planted::EvenQuorum) {
             let mut numbers: Vec<u64> = membership.voters.iter().map(|&voter| number(voter)).collect();
             numbers.sort_unstable_by(|a, b| b.cmp(a));
@@ -537,6 +559,14 @@ impl Engine {
     fn peer(&self, node: NodeId) -> Option<Peer> {
         let info = self.membership().nodes.get(&node)?;
         Some(Peer { node, incarnation: info.incarnation })
+    }
+
+    /// Notes that a configuration is known to be committed now, after `before`.
+    fn note_commit(&mut self, before: Index) {
+        let Some((index, _)) = self.log.membership_entry_at(self.commit) else { return };
+        if index > before {
+            self.events.push(Event::MembershipCommitted { index });
+        }
     }
 
     /// All other members.

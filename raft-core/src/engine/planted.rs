@@ -2,6 +2,9 @@
 //! planted, and the questions after them compile to nothing.
 
 use super::Engine;
+#[cfg(feature = "testing")]
+use super::Role;
+use crate::membership::Membership;
 
 /// A bug that a real implementation had, or could have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +63,20 @@ pub enum Planted {
     SnapshotWithoutMembership,
     /// The log is compacted beyond the snapshot.
     CompactPastSnapshot,
+    /// Learners count in majorities.
+    LearnerCounted,
+    /// A joint configuration is left before it is committed.
+    JointLeftEarly,
+    /// Of a joint configuration only the half to come counts.
+    JointHalfIgnored,
+    /// A leader counts itself where it does not vote.
+    RemovedLeaderCounts,
+    /// A configuration counts once it is committed, not once it is appended.
+    MembershipAtCommit,
+    /// A restart forgets all configurations but the oldest.
+    MembershipForgotten,
+    /// A configuration is appended before the leader has committed in its term.
+    ChangeBeforeNoop,
 }
 
 #[cfg(feature = "testing")]
@@ -92,6 +109,13 @@ impl Planted {
         Self::MatchingSuffixDropped,
         Self::SnapshotWithoutMembership,
         Self::CompactPastSnapshot,
+        Self::LearnerCounted,
+        Self::JointLeftEarly,
+        Self::JointHalfIgnored,
+        Self::RemovedLeaderCounts,
+        Self::MembershipAtCommit,
+        Self::MembershipForgotten,
+        Self::ChangeBeforeNoop,
     ];
 }
 
@@ -99,12 +123,38 @@ impl Engine {
     /// Plants a bug.
     #[cfg(feature = "testing")]
     pub fn plant(&mut self, bug: Planted) {
+        if bug == Planted::MembershipForgotten {
+            self.log.forget_memberships();
+        }
         self.planted = Some(bug);
     }
 
     #[cfg(feature = "testing")]
     pub(super) fn has(&self, bug: Planted) -> bool {
         self.planted == Some(bug)
+    }
+
+    /// What majorities are counted in where a bug about that is planted.
+    #[cfg(feature = "testing")]
+    pub(super) fn planted_membership(&self, in_force: &Membership) -> Option<Membership> {
+        let mut wrong = in_force.clone();
+        match self.planted? {
+            Planted::LearnerCounted => wrong.voters.extend(&in_force.learners),
+            Planted::JointHalfIgnored => wrong.outgoing.clear(),
+            Planted::RemovedLeaderCounts if matches!(self.role, Role::Leader(_)) => {
+                wrong.voters.insert(self.local.node);
+            }
+            Planted::MembershipAtCommit => wrong = self.log.membership_at(self.commit)?.clone(),
+            _ => return None,
+        }
+        Some(wrong)
+    }
+
+    #[cfg(not(feature = "testing"))]
+    #[inline(always)]
+    #[expect(clippy::unused_self, reason = "with the feature it is used")]
+    pub(super) const fn planted_membership(&self, _: &Membership) -> Option<Membership> {
+        None
     }
 
     #[cfg(not(feature = "testing"))]

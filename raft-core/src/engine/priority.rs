@@ -44,10 +44,11 @@ impl Engine {
         self.config.election_timeout * (TRIAL_TIMEOUTS << lost)
     }
 
-    /// When to campaign if nothing is heard; never, where this node has no vote. From one to two election timeouts (paper,
+    /// When to campaign if nothing is heard, or, without a vote, to ask whether one is still a member; never, where this node
+    /// belongs to no cluster or was told that it does not count. From one to two election timeouts (paper,
     /// 5.2); the highest priority draws from the first half of that, which leaves enough to keep two of them apart.
     pub(super) fn election_deadline(&mut self) -> Time {
-        if !self.membership().is_voter(self.local.node) {
+        if self.membership().is_empty() || self.dismissed.is_some() {
             return Time::MAX;
         }
         let timeout = self.config.election_timeout;

@@ -144,6 +144,7 @@ impl Engine {
         if self.fatal.is_none() {
             self.count_votes();
             self.commit_by_majority();
+            self.advance_change();
             self.emit_identity_requests();
             self.emit_vote();
             self.emit_append_response();

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::change::ChangeStatus;
 use crate::membership::Membership;
+use crate::message::Dismissal;
 use crate::types::{EntryId, Index, Lineage, NodeId, Term};
 
 /// What a node is at the moment.
@@ -62,6 +64,12 @@ pub struct Status {
     pub snapshot: EntryId,
     /// The configuration in force.
     pub membership: Membership,
+    /// The index of its entry; 0 where there is none.
+    pub membership_index: Index,
+    /// Where a change of the membership stands, while one is under way.
+    pub change: Option<ChangeStatus>,
+    /// A member told that this node does not count any more, and it has heard of no leader since.
+    pub dismissed: Option<Dismissal>,
     /// The lineage that the node belongs to; unknown where it knows no committed configuration.
     pub lineage: Lineage,
     /// On a leader: how far each other member is.

@@ -133,7 +133,7 @@ impl Engine {
         }
     }
 
-    fn is_active(&self, peer: &Progress) -> bool {
+    pub(super) fn is_active(&self, peer: &Progress) -> bool {
         self.now < peer.heard_at.saturating_add(self.config.election_timeout)
     }
 
@@ -150,7 +150,7 @@ impl Engine {
             .filter(|(node, peer)| self.membership().voters.contains(node) && self.is_active(peer))
     }
 
-    fn best_successor(&self) -> Option<NodeId> {
+    pub(super) fn best_successor(&self) -> Option<NodeId> {
         let Role::Leader(leading) = &self.role else { return None };
         let worth = |(node, peer): &(NodeId, &Progress)| {
             // At the start of a term, when nobody has answered yet, anyone may be dead.

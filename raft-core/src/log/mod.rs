@@ -69,6 +69,25 @@ impl Log {
         self.outline.memberships.range(..=index).next_back().map(|(_, membership)| membership)
     }
 
+    /// A bug to plant: all configurations but the oldest are forgotten.
+    #[cfg(feature = "testing")]
+    pub(crate) fn forget_memberships(&mut self) {
+        while self.outline.memberships.len() > 1 {
+            self.outline.memberships.pop_last();
+        }
+    }
+
+    /// The configuration in force at `index`, and the index of its entry.
+    pub(crate) fn membership_entry_at(&self, index: Index) -> Option<(Index, &Membership)> {
+        self.outline.memberships.range(..=index).next_back().map(|(&index, membership)| (index, membership))
+    }
+
+    /// The configuration in force at `index` and all after it, by the index of their entry.
+    pub(crate) fn memberships_from(&self, index: Index) -> impl Iterator<Item = (Index, &Membership)> {
+        let first = self.membership_entry_at(index).map_or(index, |(first, _)| first);
+        self.outline.memberships.range(first..).map(|(&index, membership)| (index, membership))
+    }
+
     /// The configuration that began the latest lineage; 0 where the log knows of no earlier one.
     pub(crate) fn lineage_start(&self) -> Index {
         let mut later: Option<(Index, Lineage)> = None;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{Flow, Inflight, Inflights, Progress};
-use crate::types::{Index, Time};
+use crate::types::{Incarnation, Index, Time};
 
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -110,7 +110,7 @@ proptest! {
     #[test]
     fn behaves_like_the_slow_way(first_last in 0_u64..20, steps in prop::collection::vec(step(), 1..120)) {
         let (mut last, mut round, mut now) = (first_last, 1_u64, Time::from_secs(1));
-        let mut peer = Progress::new(last, now);
+        let mut peer = Progress::new(Incarnation(7), last, now);
         let mut model = Model {
             matched: 0,
             received: 0,
@@ -227,7 +227,7 @@ proptest! {
 
 #[test]
 fn a_snapshot_is_sent_once_however_long_it_takes() {
-    let mut peer = Progress::new(100, Time::ZERO);
+    let mut peer = Progress::new(Incarnation(7), 100, Time::ZERO);
     peer.inflights.push(Inflight { last: 101, bytes: 10, round: 0 });
     peer.await_snapshot(90, Time::ZERO);
     assert_eq!((peer.snapshot(), peer.inflights.len(), peer.inflights.bytes), (Some(90), 0, 0));
@@ -256,7 +256,7 @@ fn a_snapshot_is_sent_once_however_long_it_takes() {
 
 #[test]
 fn a_snapshot_that_the_peer_forgot_is_lost() {
-    let mut peer = Progress::new(100, Time::ZERO);
+    let mut peer = Progress::new(Incarnation(7), 100, Time::ZERO);
     peer.await_snapshot(90, Time::ZERO);
     peer.flow = Flow::Snapshot { last: 90, stage: super::SnapshotStage::Delivered { round: 5 } };
     peer.round = 6;

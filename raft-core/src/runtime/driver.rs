@@ -13,6 +13,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, Sleep};
 
 use super::applier::{Job, Reads};
+use super::change::Changes;
 use super::error::RaftError;
 use super::guard::guarded;
 use super::handover::{Handover, Handovers};
@@ -76,6 +77,7 @@ pub(super) struct Driver {
     parts: Parts,
     pending: Pending,
     handovers: Handovers,
+    changes: Changes,
     rounds: BTreeMap<ReadId, Round>,
     fetches: JoinSet<()>,
     /// Writes handed in and not yet durable.
@@ -144,6 +146,7 @@ impl Driver {
             parts,
             pending: Pending::default(),
             handovers: Handovers::default(),
+            changes: Changes::default(),
             rounds: BTreeMap::new(),
             fetches: JoinSet::new(),
             writing: 0,
@@ -206,7 +209,8 @@ impl Driver {
 
     fn deadline(&self) -> Time {
         let rounds = self.rounds.first_key_value().map(|(_, round)| round.expires);
-        [self.pending.expires(), rounds, self.handovers.due(), self.parts.status.due(), self.applied_due]
+        let Self { pending, handovers, changes, parts, applied_due, .. } = self;
+        [pending.expires(), rounds, handovers.due(), changes.due(), parts.status.due(), *applied_due]
             .into_iter()
             .flatten()
             .fold(self.parts.engine.deadline().min(NEVER), Time::min)
@@ -232,6 +236,9 @@ impl Driver {
         }
         for handover in inputs.handovers.drain(..) {
             self.hand_over(handover, now);
+        }
+        for wish in inputs.wishes.drain(..) {
+            self.changes.add(wish, now);
         }
         if !inputs.commands.is_empty() {
             // As many places as this time, so that they need not grow step by step.
@@ -398,11 +405,7 @@ impl Driver {
     }
 
     fn not_leader(&self, leader: Option<NodeId>) -> RaftError {
-        let info = leader.and_then(|leader| self.parts.engine.membership().nodes.get(&leader));
-        let address = info.map(|info| {
-            if info.client_address.is_empty() { info.address.clone() } else { info.client_address.clone() }
-        });
-        RaftError::NotLeader { leader, address }
+        not_leader(&self.parts.engine, leader)
     }
 
     /// Lets time pass, and does what the engine wants done.
@@ -411,6 +414,7 @@ impl Driver {
             self.parts.engine.tick(now);
         }
         let mut changed = false;
+        self.settle_changes(now);
         loop {
             let ready = self.parts.engine.ready(now);
             if ready.is_empty() {
@@ -420,7 +424,7 @@ impl Driver {
             if !ready.events.is_empty() || ready.write.as_ref().is_some_and(|write| write.outline.is_some()) {
                 let ended = |event: &Event| matches!(event, Event::FoundingEnded { .. });
                 changed |= ready.events.iter().any(ended);
-                changed |= self.parts.outbox.follow(self.parts.engine.membership());
+                changed |= self.parts.outbox.follow(&self.parts.engine);
             }
             // It becomes known with a commit.
             self.parts.outbox.belong(self.parts.engine.lineage());
@@ -432,10 +436,18 @@ impl Driver {
         }
         self.sweep(now);
         self.handovers.settle(&self.parts.engine, now);
+        // What was just committed is answered now.
+        self.settle_changes(now);
         let Self { parts, refused, overloaded, expired, .. } = self;
         let Parts { status, engine, mailbox, .. } = parts;
         status.update(engine, changed, || count(refused, *overloaded, *expired, mailbox), now);
         Ok(())
+    }
+
+    fn settle_changes(&mut self, now: Time) {
+        if !self.changes.is_empty() {
+            self.changes.settle(&mut self.parts.engine, now, not_leader);
+        }
     }
 
     /// Returns the number of the write if it is durable already.
@@ -603,6 +615,7 @@ impl Driver {
         for (_, round) in std::mem::take(&mut self.rounds) {
             answer(round.queries, &error);
         }
+        self.changes.abandon(&error);
         self.parts.jobs.clear();
         let now = self.now();
         let counters = count(&self.refused, self.overloaded, self.expired, &self.parts.mailbox);
@@ -625,6 +638,14 @@ impl Driver {
         // Last of all: a shutdown waits for it.
         drop(status);
     }
+}
+
+fn not_leader(engine: &Engine, leader: Option<NodeId>) -> RaftError {
+    let info = leader.and_then(|leader| engine.membership().nodes.get(&leader));
+    let address = info.map(|info| {
+        if info.client_address.is_empty() { info.address.clone() } else { info.client_address.clone() }
+    });
+    RaftError::NotLeader { leader, address }
 }
 
 fn answer(queries: Vec<Query>, error: &RaftError) {

@@ -75,6 +75,12 @@ pub enum RaftError {
     /// No snapshot could be taken, or the newest cannot be read.
     #[error("no snapshot: {0}")]
     Snapshot(String),
+    /// The members are not changed as asked.
+    #[error("the members are not changed: {0}")]
+    Membership(String),
+    /// The configuration is another one than the call was based on: look at it again.
+    #[error("the configuration changed meanwhile: look at it again")]
+    Outdated,
     /// The cluster cannot be founded as asked.
     #[error("cannot found the cluster: {0}")]
     Bootstrap(String),

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::change::Wish;
 use super::error::RaftError;
 use super::handover::Handover;
 use super::snapshots::SnapshotReply;
@@ -72,6 +73,7 @@ pub(crate) struct Inputs {
     pub(crate) reads: Vec<Query>,
     pub(crate) bootstraps: Vec<Bootstrap>,
     pub(crate) handovers: Vec<Handover>,
+    pub(crate) wishes: Vec<Wish>,
     pub(crate) snapshots: Vec<SnapshotReply>,
     pub(crate) messages: Vec<Envelope>,
     message_bytes: usize,
@@ -90,6 +92,7 @@ impl Inputs {
             && self.reads.is_empty()
             && self.bootstraps.is_empty()
             && self.handovers.is_empty()
+            && self.wishes.is_empty()
             && self.snapshots.is_empty()
             && !self.nudged
             && !self.shutdown
@@ -189,6 +192,10 @@ impl Mailbox {
 
     pub(crate) fn hand_over(&self, handover: Handover) -> Result<(), RaftError> {
         self.call(0, |inputs| inputs.handovers.push(handover))
+    }
+
+    pub(crate) fn change(&self, wish: Wish) -> Result<(), RaftError> {
+        self.call(0, |inputs| inputs.wishes.push(wish))
     }
 
     pub(crate) fn snapshot(&self, reply: SnapshotReply) -> Result<(), RaftError> {
@@ -292,6 +299,9 @@ impl Inputs {
         self.actions.clear();
         self.bootstraps.clear();
         self.handovers.clear();
+        for wish in self.wishes.drain(..) {
+            let _gone = wish.reply.send(Err(error.clone()));
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 //! The driver waits for nothing but its mailbox and its deadline.
 
 mod applier;
+mod change;
 mod driver;
 mod error;
 mod guard;
@@ -31,4 +32,5 @@ pub use options::{Member, NodeOptions};
 pub use snapshots::{SnapshotFile, SnapshotPlace, SnapshotStatus, TransferStatus};
 pub use status::{Counters, FatalKind, RaftStatus};
 
+pub(crate) use change::What;
 pub(crate) use node::Node;

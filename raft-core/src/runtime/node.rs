@@ -9,6 +9,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::applier::{Applier, Job, Reads};
+use super::change::{What, Wish};
 use super::driver::{Driver, Parts};
 use super::error::{RaftError, StartError};
 use super::handover::Handover;
@@ -28,7 +29,7 @@ use crate::membership::NodeInfo;
 use crate::session::{SessionAction, SessionId, SessionLimits};
 use crate::state_machine::StateMachine;
 use crate::transport::{LocalNode, Transport};
-use crate::types::{Entry, Lineage, NodeId, SnapshotMeta, Time};
+use crate::types::{Entry, Index, Lineage, NodeId, SnapshotMeta, Time};
 
 /// The part of [`Config::max_uncommitted_bytes`](crate::Config::max_uncommitted_bytes) that one batch of proposals
 /// may take: when the engine is full, most callers still get their turn.
@@ -99,7 +100,7 @@ impl Node {
         outbox.belong(engine.lineage());
         transport.start(local, Arc::new(inbox)).await?;
         let address = transport.address();
-        outbox.follow(engine.membership());
+        outbox.follow(&engine);
 
         let jobs = Arc::new(Queue::default());
         let applier = Applier {
@@ -278,6 +279,12 @@ impl Node {
     pub(crate) async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, RaftError> {
         let (reply, answer) = oneshot::channel();
         self.mailbox.hand_over(Handover { to, patience: self.patience, reply })?;
+        answer.await.unwrap_or_else(|_| Err(self.ended()))
+    }
+
+    pub(crate) async fn change(&self, what: What) -> Result<Index, RaftError> {
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.change(Wish { what, patience: self.timeout, reply })?;
         answer.await.unwrap_or_else(|_| Err(self.ended()))
     }
 

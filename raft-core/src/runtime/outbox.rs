@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::mailbox::{Mailbox, lock};
 use super::snapshots::Door;
+use crate::engine::Engine;
 use crate::membership::Membership;
 use crate::message::Envelope;
 use crate::transport::{Inbox, SnapshotStream, Transport};
@@ -100,22 +101,26 @@ impl Outbox {
         }
     }
 
-    /// Follows the configuration: connections to its members and to nobody else. Returns whether it is another one.
-    pub(super) fn follow(&mut self, membership: &Membership) -> bool {
-        if self.membership == *membership {
-            return false;
-        }
-        self.membership = membership.clone();
-        self.roster.follow(membership);
-        self.connect(membership.nodes.iter().map(|(&node, info)| (node, info.address.as_str())));
+    /// Follows the configuration: connections to its members, to those of one that may still be in force, and to nobody else.
+    /// Returns whether the configuration is another one.
+    pub(super) fn follow(&mut self, engine: &Engine) -> bool {
+        let contacts = engine.contacts();
+        self.connect(contacts.iter().map(|(&node, address)| (node, address.as_str())));
         let transport = &self.transport;
         self.connected.retain(|node, _| {
-            let wanted = membership.nodes.contains_key(node);
+            // The last leader may be on its way out, and still waits for answers.
+            let wanted = contacts.contains_key(node) || engine.leader() == Some(*node);
             if !wanted {
                 transport.disconnect(*node);
             }
             wanted
         });
+        let membership = engine.membership();
+        if self.membership == *membership {
+            return false;
+        }
+        self.membership = membership.clone();
+        self.roster.follow(membership);
         true
     }
 

@@ -53,6 +53,9 @@ pub fn message(message: &Message) -> String {
         Message::IdentityResponse { founded: true, .. } => "identity, founded".to_owned(),
         Message::IdentityResponse { last: EntryId::ZERO, .. } => "identity, blank".to_owned(),
         Message::IdentityResponse { last, .. } => format!("identity, restored to {last}"),
+        Message::Dismissed { membership, dismissal } => {
+            format!("you are {} by {membership}", dismissal.as_str())
+        }
     }
 }
 
@@ -166,6 +169,15 @@ pub fn event(event: &Event) -> String {
         }
         Event::SnapshotLost { peer } => format!("finds that {peer} lost its snapshot"),
         Event::SnapshotInstalled { last, dropped } => format!("installs a snapshot of {last} over {dropped}"),
+        Event::MembershipAppended { index, membership } => format!("enters {membership} at {index}"),
+        Event::MembershipCommitted { index } => {
+            format!("knows that the configuration of {index} is committed")
+        }
+        Event::CatchUpSlow { peer, rounds } => {
+            format!("finds that {peer} did not keep up in {rounds} rounds")
+        }
+        Event::LeftOffice { term } => format!("votes no more, stops leading t{term}"),
+        Event::Dismissed { by, dismissal } => format!("hears from {by} that it is {}", dismissal.as_str()),
         Event::Founding => "founds the cluster".to_owned(),
         Event::FoundingEnded { reason } => format!("founds no more: {reason}"),
     }

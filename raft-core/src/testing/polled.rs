@@ -36,10 +36,11 @@ pub(crate) fn wait<T>(future: impl Future<Output = T>, patience: Duration) -> Op
     let mut context = Context::from_waker(&waker);
     let start = Instant::now();
     loop {
+        // Looked at before the poll: what is done by then is taken, however late this thread comes.
+        let left = patience.saturating_sub(start.elapsed());
         if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
             return Some(value);
         }
-        let left = patience.saturating_sub(start.elapsed());
         if left.is_zero() {
             return None;
         }

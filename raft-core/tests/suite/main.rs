@@ -298,7 +298,11 @@ fn errors_finds_its_bugs() {
             (Bug::GoesOn, &[]),
             (Bug::Swallows, &[Atomicity, Reopening]),
             (Bug::CutsRanges, &[Order, Atomicity, Truncation, Compaction, Groups, Reopening]),
-            (Bug::AllIsIo, &[Order, Atomicity, Truncation, Compaction, Groups, Reopening, Identity]),
+            // Concurrency too: a read beside a compaction is refused as invalid.
+            (
+                Bug::AllIsIo,
+                &[Order, Atomicity, Truncation, Compaction, Groups, Reopening, Concurrency, Identity],
+            ),
             (Bug::Talks, &[]),
         ],
     );

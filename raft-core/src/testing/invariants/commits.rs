@@ -1,24 +1,23 @@
 //! What committed means: durable on a majority, concluded by an entry of the leader's own term (paper, 5.4.2), never
 //! changed, and held by every leader of a later term (Leader Completeness, paper, figure 3).
 
+use std::collections::BTreeSet;
+
 use super::logs::Logs;
+use super::memberships::Memberships;
 use super::{Broken, View};
 use crate::testing::disk::Image;
 use crate::testing::node::Node;
-use crate::types::{EntryId, Index, Term};
+use crate::types::{EntryId, Index, NodeId, Term};
 
+#[derive(Default)]
 pub(super) struct Commits {
-    majority: usize,
     committed: Vec<EntryId>,
     /// The term of the leader that was first seen to conclude each commit, ascending.
     concluded_in: Vec<Term>,
 }
 
 impl Commits {
-    pub(super) const fn new(voters: usize) -> Self {
-        Self { majority: voters / 2 + 1, committed: Vec::new(), concluded_in: Vec::new() }
-    }
-
     pub(super) fn committed(&self) -> &[EntryId] {
         &self.committed
     }
@@ -63,6 +62,7 @@ impl Commits {
         view: &View<'_>,
         led: bool,
         logs: &Logs,
+        memberships: &Memberships,
         nodes: &[Node],
     ) -> Result<(), Broken> {
         let known = self.committed.len() as u64;
@@ -82,11 +82,16 @@ impl Commits {
                 format!("{} leads term {} and commits {last:?}.{}", view.node, view.term, view.commit),
             ));
         }
-        let durable = nodes.iter().filter(|node| node.disk.image().holds(view.commit, last)).count();
-        if durable < self.majority {
+        let holds = |node: &&Node| node.disk.image().holds(view.commit, last);
+        let durable: BTreeSet<NodeId> = nodes.iter().filter(holds).map(Node::id).collect();
+        let (majority, membership) = memberships.is_majority(view, logs, &durable);
+        if !majority {
             return Err(Broken::new(
                 "what is committed is durable on a majority",
-                format!("{} commits {}.{}, durable on {durable}", view.node, view.term, view.commit),
+                format!(
+                    "{} commits {}.{}, durable on {durable:?} of {membership}",
+                    view.node, view.term, view.commit
+                ),
             ));
         }
         for index in known + 1..=view.commit {

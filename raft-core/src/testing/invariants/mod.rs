@@ -7,6 +7,7 @@ mod bounds;
 mod commits;
 mod elections;
 mod logs;
+mod memberships;
 mod progress;
 mod promises;
 mod snapshots;
@@ -24,6 +25,7 @@ use crate::types::{EntryId, Index, NodeId, Term, Time};
 use commits::Commits;
 use elections::Elections;
 use logs::Logs;
+use memberships::Memberships;
 use progress::Progress;
 use snapshots::Snapshots;
 use transfers::Transfers;
@@ -106,6 +108,7 @@ pub struct Invariants {
     elections: Elections,
     logs: Logs,
     commits: Commits,
+    memberships: Memberships,
     progress: Progress,
     snapshots: Snapshots,
     transfers: Transfers,
@@ -117,7 +120,8 @@ impl Invariants {
         Self {
             elections: Elections::default(),
             logs: Logs::default(),
-            commits: Commits::new(size),
+            commits: Commits::default(),
+            memberships: Memberships::default(),
             progress: Progress::new(size),
             snapshots: Snapshots::default(),
             transfers: Transfers::default(),
@@ -142,12 +146,13 @@ impl Invariants {
         for (&index, membership) in &image.state().outline.memberships {
             let term = image.term(index).unwrap_or_default();
             self.snapshots.learn(EntryId::new(term, index), membership);
+            self.memberships.learn(EntryId::new(term, index), membership);
         }
     }
 
-    /// A new lineage begins: only what this disk holds is history, and it alone is a majority.
+    /// A new lineage begins: only what this disk holds is history.
     pub(crate) fn recovered(&mut self, size: usize, image: &Image) {
-        *self = Self { commits: Commits::new(1), ..Self::new(size) };
+        *self = Self::new(size);
         self.preloaded(image);
     }
 
@@ -164,6 +169,9 @@ impl Invariants {
 
     pub(crate) fn started(&mut self, place: usize, node: &Node, now: Time) -> Result<(), Broken> {
         let Some(view) = View::of(place, node, now) else { return Ok(()) };
+        if let Some(engine) = node.engine() {
+            Memberships::started(&view, engine.membership())?;
+        }
         self.progress.started(&view, node.applied.last.index)
     }
 
@@ -185,7 +193,8 @@ impl Invariants {
         }
         self.transfers.check(view, nodes[view.place].config().election_timeout)?;
         bounds::check(view, nodes[view.place].config())?;
-        self.commits.advanced(view, led, &self.logs, nodes)?;
+        self.memberships.check(view, ready, &self.logs, &self.commits)?;
+        self.commits.advanced(view, led, &self.logs, &self.memberships, nodes)?;
         let handed = self.progress.handed_to_apply(view.place);
         self.snapshots.check(view, ready, &nodes[view.place].shelf, handed, &self.commits)?;
         applying::check(view, &ready.apply, &self.commits)?;

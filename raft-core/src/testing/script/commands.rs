@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::stage::{DiskMode, Link, Stage, Traffic, Transfer};
 use crate::config::Config;
 use crate::engine::{ProposeError, ReadError, SnapshotOutcome};
+use crate::membership::{NodeInfo, Target};
 use crate::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow};
 use crate::testing::cluster::Cluster;
 use crate::testing::disk::{Image, entries_of_terms, founded_outline};
@@ -53,6 +54,11 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         "crash" => crash(words, stage),
         "restart" => start(node(words, 0)?, stage),
         "wipe" => wipe(node(words, 0)?, stage),
+        "copy" => copy(words, stage),
+        "put_back" => put_back(words, stage),
+        "members" => members(words, stage),
+        "give_up" => give_up(node(words, 0)?, stage),
+        "membership" => membership(words, stage),
         "recover" => recover(node(words, 0)?, stage),
         "restore" => restore(words, stage),
         "forge" => forge(words, stage),
@@ -74,18 +80,21 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
 }
 
 /// `cluster 1 2 3 pre_vote=off max_append_bytes=100`: founded nodes, started. `blank` leaves the founding to `bootstrap`;
-/// `learner=3` gives that node no vote, `priorities=0,5,9` each node its own.
+/// `learner=3` gives that node no vote, `spares=2` makes the last two blank nodes that are no members, `priorities=0,5,9` gives each
+/// node its own.
 fn cluster(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     let mut config = Config::default();
     let mut size = 0_usize;
     let mut blank = false;
-    let (mut priorities, mut learner) = (Vec::new(), None);
+    let (mut priorities, mut learner, mut spares) = (Vec::new(), None, 0);
     for word in words {
         if let Some(list) = word.strip_prefix("priorities=") {
             let parsed: Result<_, _> = list.split(',').map(str::parse).collect();
             priorities = parsed.map_err(|_| "priorities are numbers from 0 to 255")?;
         } else if let Some(node) = word.strip_prefix("learner=") {
             learner = Some(parse_node(node)?);
+        } else if let Some(count) = word.strip_prefix("spares=") {
+            spares = count.parse().map_err(|_| "how many nodes are blank")?;
         } else if let Some((setting, value)) = word.split_once('=') {
             configure(&mut config, setting, value)?;
         } else if *word == "blank" {
@@ -102,6 +111,7 @@ fn cluster(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     let mut cluster = match learner {
         Some(learner) => Cluster::with_learner(size, &config, learner),
         None if blank => Cluster::blank(size, &config),
+        None if spares > 0 => Cluster::with_spares(size, size.saturating_sub(spares), &config),
         None => Cluster::founded(size, &config),
     };
     cluster.prioritize(&priorities);
@@ -449,6 +459,91 @@ fn wipe(id: NodeId, stage: &mut Stage) -> Result<(), String> {
     let place = stage.place(id)?;
     stage.cluster()?.nodes[place].wipe();
     start(id, stage)
+}
+
+/// `copy 3 old`: keeps a copy of a node's data folder.
+fn copy(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let place = stage.place(node(words, 0)?)?;
+    let name = words.get(1).ok_or("copy 3 name")?;
+    let image = stage.cluster()?.nodes[place].disk.image().clone();
+    stage.copies.insert((*name).to_owned(), image);
+    Ok(())
+}
+
+/// `put_back 3 old`: the node gets an old copy of its data folder; it starts.
+fn put_back(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let id = node(words, 0)?;
+    let place = stage.place(id)?;
+    let name = words.get(1).ok_or("put_back 3 name")?;
+    let image = stage.copies.get(*name).cloned().ok_or("there is no such copy")?;
+    let cluster = stage.cluster()?;
+    cluster.crash(place, 0).map_err(|e| e.to_string())?;
+    cluster.put_back(place, image);
+    start(id, stage)
+}
+
+/// `members 1: 1 2 4 learners 5 readmit 3 at 2=elsewhere:1 based_on 7`: node 1 is asked for these voters and learners, new ones
+/// by address only.
+fn members(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let (&first, rest) = words.split_first().ok_or("members 1: 1 2 4")?;
+    let id = parse_node(first.trim_end_matches(':'))?;
+    let place = stage.place(id)?;
+    let now = stage.clock(id);
+    let engine = stage.cluster()?.nodes[place].engine().ok_or("the node does not run")?;
+    let known = engine.membership().nodes.clone();
+    let info = |node: NodeId| known.get(&node).cloned().unwrap_or_else(|| NodeInfo::at(format!("n{node}:1")));
+    let (mut target, mut based_on, mut part) = (Target::default(), None, "");
+    for word in rest {
+        match (part, *word) {
+            (_, "learners" | "readmit" | "at" | "based_on") => part = word,
+            ("at", word) => {
+                let (node, address) = word.split_once('=').ok_or("at 2=elsewhere:1")?;
+                let node = parse_node(node)?;
+                target.nodes.entry(node).or_insert_with(|| info(node)).address = address.to_owned();
+            }
+            ("based_on", word) => based_on = Some(word.parse().map_err(|_| "an index")?),
+            ("learners", word) => target = target.learner(parse_node(word)?, info(parse_node(word)?)),
+            ("readmit", word) => target = target.readmit(parse_node(word)?),
+            (_, word) => target = target.voter(parse_node(word)?, info(parse_node(word)?)),
+        }
+    }
+    let engine = stage.cluster()?.nodes[place].engine_mut().ok_or("the node does not run")?;
+    if let Err(refused) = engine.set_members(target, based_on, now) {
+        stage.print(format!("{id} refuses: {refused}"));
+    }
+    stage.pump(id).map(drop)
+}
+
+/// `give_up 1`: node 1 is asked to give up the change of the members that is under way.
+fn give_up(id: NodeId, stage: &mut Stage) -> Result<(), String> {
+    let place = stage.place(id)?;
+    let now = stage.clock(id);
+    let engine = stage.cluster()?.nodes[place].engine_mut().ok_or("the node does not run")?;
+    if let Err(refused) = engine.give_up_change(now) {
+        stage.print(format!("{id} refuses: {refused}"));
+    }
+    stage.pump(id).map(drop)
+}
+
+/// The configuration in force at each node, and where its change stands.
+fn membership(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    for id in chosen(words, stage)? {
+        let place = stage.place(id)?;
+        let Some(status) = stage.cluster()?.nodes[place].engine().map(crate::engine::Engine::status) else {
+            stage.print(format!("{id} is down"));
+            continue;
+        };
+        let dismissed = status.dismissed.map_or_else(String::new, |d| format!(", {}", d.as_str()));
+        let committed = if status.membership_index > status.commit { ", not committed" } else { "" };
+        stage.print(format!(
+            "{id} {} of {}{committed}{dismissed}",
+            status.membership, status.membership_index
+        ));
+        for wait in status.change.into_iter().flat_map(|change| change.waits) {
+            stage.print(format!("  waits for {wait:?}"));
+        }
+    }
+    Ok(())
 }
 
 /// `recover 2`: an operator makes the log of a node that is down the beginning of a new lineage; it starts.

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::engine::{Planted, Ready, SnapshotOutcome};
 use crate::message::{AppendOutcome, Envelope, Message};
 use crate::testing::cluster::Cluster;
+use crate::testing::disk::Image;
 use crate::testing::display;
 use crate::testing::invariants::Broken;
 use crate::testing::shelf::SnapshotFile;
@@ -57,6 +58,8 @@ pub(super) struct Stage {
     /// Transfers arrive when asked for only.
     pub(super) streams_asked: bool,
     pub(super) kept: BTreeMap<String, Envelope>,
+    /// Copies of data folders.
+    pub(super) copies: BTreeMap<String, Image>,
     pub(super) clocks: BTreeMap<NodeId, Time>,
     pub(super) traffic: BTreeMap<Link, Traffic>,
     /// A bug in every engine.

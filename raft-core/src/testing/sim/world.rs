@@ -731,6 +731,17 @@ impl World {
             },
             EngineEvent::SnapshotLost { .. } => "delivered snapshots lost",
             EngineEvent::SnapshotInstalled { .. } => "snapshots installed",
+            EngineEvent::MembershipAppended { membership, .. } => {
+                if membership.outgoing.is_empty() {
+                    "plain configurations"
+                } else {
+                    "joint configurations"
+                }
+            }
+            EngineEvent::MembershipCommitted { .. } => "configurations committed",
+            EngineEvent::CatchUpSlow { .. } => "nodes too slow to join",
+            EngineEvent::LeftOffice { .. } => "leaders that left office",
+            EngineEvent::Dismissed { .. } => "dismissals heard",
             EngineEvent::Founding => "foundings",
             EngineEvent::FoundingEnded { .. } => "foundings given up",
         });

@@ -1,10 +1,15 @@
 //! Who belongs to the cluster, who votes, and what a majority is.
 
+mod target;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::target::{Step, Target};
 use crate::types::{Incarnation, Lineage, NodeId};
 
 /// The most voters: beyond nine, a majority costs more than it protects.
@@ -24,6 +29,17 @@ pub struct NodeInfo {
     pub incarnation: Incarnation,
 }
 
+impl NodeInfo {
+    /// A node at `address`, whose data folder is to be asked for.
+    pub fn at(address: impl Into<String>) -> Self {
+        Self { address: address.into(), ..Self::default() }
+    }
+
+    fn bytes(&self) -> usize {
+        40 + self.address.len() + self.client_address.len()
+    }
+}
+
 /// A configuration. Outside a change `outgoing` is empty; in a joint configuration (paper, 6) `voters` are those to come,
 /// `outgoing` those to leave, and a majority of *each* is needed. A node in `outgoing` and `learners` becomes a learner
 /// when the joint configuration is left. Its bytes: [`codec::versioned`](crate::codec::versioned).
@@ -39,6 +55,11 @@ pub struct Membership {
     pub nodes: BTreeMap<NodeId, NodeInfo>,
     /// The history of the cluster that the configuration belongs to; drawn by the node that founds it, and kept by each change.
     pub lineage: Lineage,
+    /// What the cluster is on its way to; the leader carries it out to the end.
+    pub target: Option<Target>,
+    /// Members that did not hold what they had promised to hold: their disks went back in time. They count in no majority until
+    /// they are taken in again with a new folder.
+    pub suspended: BTreeSet<NodeId>,
 }
 
 impl Membership {
@@ -54,6 +75,8 @@ impl Membership {
             learners: BTreeSet::new(),
             nodes: BTreeMap::new(),
             lineage: Lineage::UNKNOWN,
+            target: None,
+            suspended: BTreeSet::new(),
         }
     }
 
@@ -80,7 +103,8 @@ impl Membership {
             let mut numbers = [0; 16];
             let mut count = 0;
             for &voter in voters.iter().take(numbers.len()) {
-                numbers[count] = number(voter);
+                let counts = self.suspended.is_empty() || !self.suspended.contains(&voter);
+                numbers[count] = if counts { number(voter) } else { 0 };
                 count += 1;
             }
             let numbers = &mut numbers[..count];
@@ -93,10 +117,9 @@ impl Membership {
 
     /// About how many bytes the configuration takes in the log.
     pub fn bytes(&self) -> usize {
-        let ids = self.voters.len() + self.outgoing.len() + self.learners.len();
-        let infos: usize =
-            self.nodes.values().map(|info| 40 + info.address.len() + info.client_address.len()).sum();
-        24 + 8 * ids + infos
+        let ids = self.voters.len() + self.outgoing.len() + self.learners.len() + self.suspended.len();
+        let infos: usize = self.nodes.values().map(NodeInfo::bytes).sum();
+        24 + 8 * ids + infos + self.target.as_ref().map_or(0, Target::bytes)
     }
 
     /// Checks that the configuration can be lived in.
@@ -129,30 +152,42 @@ impl Membership {
         if let Some(&node) = self.nodes.keys().find(|node| !named.contains(node)) {
             return Err(MembershipError::NoRole { node });
         }
-        Ok(())
+        if let Some(&node) = self.suspended.iter().find(|node| !named.contains(node)) {
+            return Err(MembershipError::NoRole { node });
+        }
+        self.target.as_ref().map_or(Ok(()), Target::validate)
     }
 }
 
 impl fmt::Display for Membership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |f: &mut fmt::Formatter<'_>, set: &BTreeSet<NodeId>| -> fmt::Result {
-            for (place, node) in set.iter().enumerate() {
-                write!(f, "{}{node}", if place == 0 { "" } else { " " })?;
-            }
-            Ok(())
-        };
-        write!(f, "voters(")?;
-        list(f, &self.voters)?;
-        write!(f, ")")?;
-        for (name, set) in [("outgoing", &self.outgoing), ("learners", &self.learners)] {
-            if !set.is_empty() {
-                write!(f, " {name}(")?;
-                list(f, set)?;
-                write!(f, ")")?;
-            }
+        let Self { voters, outgoing, learners, suspended, target, .. } = self;
+        let sets =
+            [("voters", voters), ("outgoing", outgoing), ("learners", learners), ("suspended", suspended)];
+        write_sets(f, sets)?;
+        match target {
+            Some(target) => write!(f, " -> {target}"),
+            None => Ok(()),
         }
-        Ok(())
     }
+}
+
+/// Writes the first set, and those that hold something.
+fn write_sets<'a>(
+    f: &mut fmt::Formatter<'_>,
+    sets: impl IntoIterator<Item = (&'a str, &'a BTreeSet<NodeId>)>,
+) -> fmt::Result {
+    for (place, (name, set)) in sets.into_iter().enumerate() {
+        if place > 0 && set.is_empty() {
+            continue;
+        }
+        write!(f, "{}{name}(", if place == 0 { "" } else { " " })?;
+        for (place, node) in set.iter().enumerate() {
+            write!(f, "{}{node}", if place == 0 { "" } else { " " })?;
+        }
+        write!(f, ")")?;
+    }
+    Ok(())
 }
 
 /// A configuration that cannot be lived in.

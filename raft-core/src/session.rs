@@ -1,5 +1,6 @@
 //! The nouns of client sessions: what a client's retried command is known by (thesis, 6.3).
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -159,6 +160,45 @@ impl SessionEntry {
     /// The bytes that it counts for.
     pub fn bytes(&self) -> usize {
         Self::OVERHEAD_BYTES + self.action.command_bytes()
+    }
+}
+
+/// A client's own account of its session: which numbers are given out and not ended. Shared by all its calls under way.
+#[derive(Clone, Debug)]
+pub struct Numbers {
+    session: SessionId,
+    next: u64,
+    under_way: BTreeSet<u64>,
+}
+
+impl Numbers {
+    /// Those of a new session.
+    pub const fn new(session: SessionId) -> Self {
+        Self { session, next: 0, under_way: BTreeSet::new() }
+    }
+
+    /// The session.
+    pub const fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// The number of a new call.
+    pub fn begin(&mut self) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.under_way.insert(number);
+        number
+    }
+
+    /// What a command is to be sent with, the first time and each time again.
+    pub fn serial(&self, number: u64) -> Serial {
+        let seen_below = self.under_way.first().copied().unwrap_or(self.next).min(number);
+        Serial { session: self.session, number, seen_below }
+    }
+
+    /// The call has its answer, or is given up: if its command was not applied by now, it never will be once a later one was.
+    pub fn end(&mut self, number: u64) {
+        self.under_way.remove(&number);
     }
 }
 

@@ -191,7 +191,11 @@ impl Payload {
     pub fn level(&self) -> Level {
         match self {
             Self::Noop | Self::Command(_) => 1,
-            Self::Membership(membership) if membership.target.is_none() && membership.suspended.is_empty() => 1,
+            Self::Membership(membership)
+                if membership.target.is_none() && membership.suspended.is_empty() =>
+            {
+                1
+            }
             Self::Membership(_) | Self::Session(_) => 2,
         }
     }

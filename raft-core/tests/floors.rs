@@ -27,6 +27,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("mem", 4),
     ("runtime", 4),
     ("raft", 5),
+    ("client", 5),
     ("testing", 6),
 ];
 

@@ -29,7 +29,7 @@ pub(super) struct Leader {
     pub(super) heartbeat_at: Time,
     /// When followers that got no append since are to be told what is committed.
     pub(super) notice_at: Option<Time>,
-    /// Entries that are not both committed and durable here: the last index and bytes of each append.
+    /// Entries that are not committed, durable and applied here: the last index and bytes of each append.
     uncommitted: VecDeque<(Index, usize)>,
     pub(super) uncommitted_bytes: usize,
     pub(super) reads: Reads,
@@ -113,11 +113,18 @@ impl Engine {
             self.commit = index;
             self.note_commit(before);
         }
-        let settled = self.commit.min(self.durable.index);
         let Role::Leader(leader) = &mut self.role else { return };
         if grew && leader.notice_at.is_none() {
             leader.notice_at = Some(self.now.saturating_add(NOTICE_DELAY));
         }
+        self.release_settled();
+    }
+
+    /// Makes room for what is done with. What a slow state machine holds up is not: else more would be taken than can be answered in
+    /// time.
+    pub(super) fn release_settled(&mut self) {
+        let settled = self.commit.min(self.durable.index).min(self.applied);
+        let Role::Leader(leader) = &mut self.role else { return };
         while let Some(&(last, bytes)) = leader.uncommitted.front() {
             if last > settled {
                 break;

@@ -375,6 +375,7 @@ impl Engine {
             self.apply_backlog_bytes -= bytes;
             self.apply_backlog.pop_front();
         }
+        self.release_settled();
         self.check();
     }
 

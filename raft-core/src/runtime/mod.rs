@@ -27,6 +27,7 @@ mod recover;
 mod snapshots;
 mod status;
 
+pub(crate) use self::mailbox::lock;
 pub use error::{RaftError, StartError};
 pub use options::{Member, NodeOptions};
 pub use snapshots::{SnapshotFile, SnapshotPlace, SnapshotStatus, TransferStatus};

@@ -21,6 +21,9 @@ const PATIENCE_TIMEOUTS: u64 = 40;
 impl World {
     pub(super) fn calm_down(&mut self) -> Result<(), Broken> {
         self.calm = true;
+        for client in 0..self.session_clients.len() {
+            self.session_client(client)?;
+        }
         self.settings.calm();
         self.network.heal();
         for host in &mut self.hosts {
@@ -101,8 +104,10 @@ impl World {
     fn waiting(&self) -> Option<String> {
         self.cluster.nodes.iter().zip(&self.hosts).find_map(|(node, host)| {
             let queues = node.engine()?.queues();
-            let calls =
-                host.waiting.proposals.len() + host.waiting.reads.len() + host.waiting.confirmed.len();
+            let calls = host.waiting.proposals.len()
+                + host.waiting.attempts.len()
+                + host.waiting.reads.len()
+                + host.waiting.confirmed.len();
             let writes = node.disk.in_flight().len();
             let transfers = host.transfers.len();
             let quiet = queues.is_empty()
@@ -214,7 +219,10 @@ impl World {
         }
         for (node, host) in self.cluster.nodes.iter().zip(&self.hosts) {
             let (first, first_host) = (&self.cluster.nodes[0], &self.hosts[0]);
-            if node.applied != first.applied || host.store != first_host.store {
+            if node.applied != first.applied
+                || host.store != first_host.store
+                || host.sessions != first_host.sessions
+            {
                 return Err(Broken::new(
                     "all state machines end equal",
                     format!("{} {:?}, {} {:?}", first.id(), first.applied, node.id(), node.applied),

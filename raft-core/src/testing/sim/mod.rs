@@ -13,6 +13,7 @@ mod clients;
 mod fault;
 mod nemesis;
 mod network;
+mod sessions;
 mod settings;
 mod shrink;
 mod snapshots;

@@ -1,108 +1,118 @@
-//! Clusters to measure: three real nodes in one process, over a choice of transport and log store.
+//! Clusters to measure: real nodes in one process, over a choice of transport, log store and state machine.
 
-use std::error::Error;
-use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use raft_core::log_store::StorageError;
-use raft_core::mem::{ChannelNetwork, MemLogStore};
-use raft_core::raft::RawRaft;
 use raft_core::runtime::{NodeOptions, RaftError};
-use raft_core::state_machine::{Batch, MachineError, Note, SnapshotView, StateMachine};
-use raft_core::transport::{Transport, TransportError};
-use raft_core::{ClusterId, LogStore, NodeId};
-use raft_storage_redb::RedbLogStore;
-use raft_transport_quic::{DevCa, QuicOptions, QuicTransport};
+use raft_core::{ClusterId, Config, NodeId, RawRaft, SnapshotPlace};
 use tempfile::TempDir;
 
-use crate::transports::tcp::TcpTransport;
-use crate::transports::tls::Tls;
+use crate::backend::{AnyTransport, Built, Failure, Kept, Network, SentBytes};
 
-/// What a cluster is built on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
-    /// Channels within the process and logs in memory: nothing is durable, nothing is encrypted.
-    Memory,
-    /// QUIC with mutual TLS over loopback, and logs in memory.
-    QuicMemory,
-    /// TCP with mutual TLS over loopback, [`transports::tcp`](crate::transports::tcp), and logs in memory.
-    TcpMemory,
-    /// QUIC with mutual TLS over loopback, and redb with an fsync a commit.
-    QuicRedb,
-    /// TCP with mutual TLS over loopback, and redb with an fsync a commit.
-    TcpRedb,
-    /// QUIC and a plain write-ahead log, [`stores::wal`](crate::stores::wal), with an fsync a commit.
-    #[cfg(feature = "wal")]
-    QuicWal,
+/// How much memory the snapshots of a volatile node may take.
+const MAX_SNAPSHOT_BYTES: u64 = 1 << 30;
+
+/// What a cluster is made of.
+#[derive(Clone)]
+pub struct ClusterOptions {
+    /// What it is built on.
+    pub built: Built,
+    /// How many nodes; all vote.
+    pub nodes: usize,
+    /// The settings of each node.
+    pub config: Config,
+    /// Whether to count what is sent.
+    pub meter: bool,
 }
 
-impl Backend {
-    /// The backend's name in the results; volatile parts say so.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Memory => "channel+memory(volatile)",
-            Self::QuicMemory => "quic+memory(volatile)",
-            Self::TcpMemory => "tcp+memory(volatile)",
-            Self::QuicRedb => "quic+redb",
-            Self::TcpRedb => "tcp+redb",
-            #[cfg(feature = "wal")]
-            Self::QuicWal => "quic+wal",
-        }
+impl ClusterOptions {
+    /// Three nodes with the default settings.
+    pub fn new(built: Built) -> Self {
+        Self { built, nodes: 3, config: Config::default(), meter: false }
     }
 }
 
-/// Three nodes, one of which leads.
+/// Nodes of one cluster, one of which led when it was founded.
 pub struct Cluster {
+    options: ClusterOptions,
+    network: Network,
     leader: RawRaft,
     nodes: Vec<RawRaft>,
-    _folder: TempDir,
+    sent: Option<Arc<SentBytes>>,
+    folder: TempDir,
 }
 
 impl Cluster {
-    /// Starts three nodes and founds their cluster.
+    const ID: ClusterId = ClusterId(0xbe9c);
+
+    /// Starts the nodes and founds their cluster.
     ///
     /// # Errors
     /// Where a node cannot be started.
-    pub async fn start(backend: Backend) -> Result<Self, Box<dyn Error>> {
-        let id = ClusterId(0xbe9c);
+    pub async fn start(options: &ClusterOptions) -> Result<Self, Failure> {
         let folder = tempfile::tempdir()?;
-        let network = ChannelNetwork::new();
-        let ca = DevCa::new(id)?;
-        let channel = |node| Ok(network.transport(node));
-        let quic = |node| {
-            let credentials = ca.issue(node).map_err(|error| TransportError::new(error.to_string()))?;
-            QuicTransport::bind("127.0.0.1:0", credentials, QuicOptions::default())
-        };
-        let tcp = |node| TcpTransport::bind("127.0.0.1:0", Tls::issue(&ca, node)?);
-        let memory = |_| Ok(MemLogStore::new());
-        let redb = |node| RedbLogStore::open(folder.path().join(format!("node-{node}/log.redb")));
-        #[cfg(feature = "wal")]
-        let wal = |node| crate::stores::wal::WalLogStore::open(folder.path().join(format!("node-{node}")));
-        let nodes = match backend {
-            Backend::Memory => three(id, channel, memory).await?,
-            Backend::QuicMemory => three(id, quic, memory).await?,
-            Backend::TcpMemory => three(id, tcp, memory).await?,
-            Backend::QuicRedb => three(id, quic, redb).await?,
-            Backend::TcpRedb => three(id, tcp, redb).await?,
-            #[cfg(feature = "wal")]
-            Backend::QuicWal => three(id, quic, wal).await?,
-        };
+        let network = options.built.transport.network(Self::ID)?;
+        let sent = options.meter.then(|| Arc::new(SentBytes::default()));
+        let mut nodes = Vec::new();
+        for node in (1..).take(options.nodes).map(NodeId) {
+            nodes.push(start_node(options, node, &network, sent.as_ref(), folder.path()).await?);
+        }
         let members: Vec<(u64, String)> =
             (1..).zip(nodes.iter().map(|node| node.address().to_owned())).collect();
-        let first = nodes.first().ok_or("no node")?;
-        first.bootstrap(members).await?;
-        let leader = first.wait_for(|status| status.leader.is_some()).await?.leader;
-        let leader =
-            nodes.iter().find(|node| Some(node.local().peer.node) == leader).ok_or("no leader")?.clone();
-        Ok(Self { leader, nodes, _folder: folder })
+        nodes.first().ok_or("a cluster has at least one node")?.bootstrap(members).await?;
+        let leader = leader_of(&nodes).await?;
+        Ok(Self { options: options.clone(), network, leader, nodes, sent, folder })
+    }
+
+    /// Starts one more node, which is no member yet.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub async fn start_another(&mut self) -> Result<RawRaft, Failure> {
+        let node = NodeId(self.nodes.len() as u64 + 1);
+        let sent = self.sent.as_ref();
+        let started = start_node(&self.options, node, &self.network, sent, self.folder.path()).await?;
+        self.nodes.push(started.clone());
+        Ok(started)
+    }
+
+    /// The node that led when the cluster was founded.
+    pub fn leader(&self) -> &RawRaft {
+        &self.leader
+    }
+
+    /// Makes whoever leads now the node that clients talk to.
+    ///
+    /// # Errors
+    /// Where a node has ended.
+    pub async fn follow_leader(&mut self) -> Result<(), Failure> {
+        loop {
+            let leader = leader_of(&self.nodes).await?;
+            // The first node may not know yet that it is another.
+            let name = leader.local().peer.node;
+            if leader.status().borrow().leader == Some(name) {
+                self.leader = leader;
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// All nodes, in the order of their ids.
+    pub fn nodes(&self) -> &[RawRaft] {
+        &self.nodes
+    }
+
+    /// The bytes handed to the transports to be sent, where they are counted.
+    pub fn sent_bytes(&self) -> Option<u64> {
+        self.sent.as_ref().map(|sent| sent.get())
     }
 
     /// Has `clients` propose `operations` commands of `payload_bytes` in all, each client waiting for its answer before
-    /// its next; how long that takes.
+    /// its next; how long that takes. Some of the answers' latencies go to `latency`.
     ///
     /// # Errors
     /// Where a proposal is not answered with its reply.
@@ -111,31 +121,38 @@ impl Cluster {
         clients: usize,
         operations: u64,
         payload_bytes: usize,
+        latency: &Latency,
     ) -> Result<Duration, RaftError> {
         let left = Arc::new(AtomicU64::new(operations));
         let command = Bytes::from(vec![7; payload_bytes]);
+        // Each client once in a while: a look at the clock costs a twentieth of an operation in memory.
+        let every = if clients < 64 { 1 } else { 16 };
         let start = Instant::now();
         let tasks: Vec<_> = (0..clients)
-            .map(|_| {
+            .map(|client| {
                 let (left, command, leader) = (Arc::clone(&left), command.clone(), self.leader.clone());
                 tokio::spawn(async move {
+                    let (mut seen, mut turn) = (Vec::new(), client);
                     while left
                         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
                         .is_ok()
                     {
-                        let reply = leader.propose(command.clone()).await?;
-                        if reply.len() != size_of::<u64>() {
-                            return Err(RaftError::Query("the reply is not the machine's".to_owned()));
-                        }
+                        turn += 1;
+                        let begun = turn.is_multiple_of(every).then(Instant::now);
+                        leader.propose(command.clone()).await?;
+                        seen.extend(begun.map(|begun| begun.elapsed()));
                     }
-                    Ok(())
+                    Ok::<_, RaftError>(seen)
                 })
             })
             .collect();
+        let mut all = Vec::new();
         for task in tasks {
-            task.await.map_err(|_| RaftError::Stopped)??;
+            all.push(task.await.map_err(|_| RaftError::Stopped)??);
         }
-        Ok(start.elapsed())
+        let taken = start.elapsed();
+        latency.add(all.into_iter().flatten());
+        Ok(taken)
     }
 
     /// Stops all nodes.
@@ -146,58 +163,93 @@ impl Cluster {
     }
 }
 
-/// Three nodes over a transport and a log store, not yet a cluster.
-async fn three<T: Transport, S: LogStore>(
-    id: ClusterId,
-    transport: impl Fn(NodeId) -> Result<T, TransportError>,
-    store: impl Fn(NodeId) -> Result<S, StorageError>,
-) -> Result<Vec<RawRaft>, Box<dyn Error>> {
-    let mut nodes = Vec::new();
-    for node in (1..=3).map(NodeId) {
-        let options = NodeOptions::new(id, node);
-        nodes.push(RawRaft::start(options, store(node)?, transport(node)?, Sum::default()).await?);
-    }
-    Ok(nodes)
+/// Starts a node in a folder of its own.
+async fn start_node(
+    options: &ClusterOptions,
+    node: NodeId,
+    network: &Network,
+    sent: Option<&Arc<SentBytes>>,
+    folder: &Path,
+) -> Result<RawRaft, Failure> {
+    let own = folder.join(format!("node-{node}"));
+    std::fs::create_dir_all(&own)?;
+    let mut node_options = NodeOptions::new(Cluster::ID, node);
+    node_options.config = options.config.clone();
+    node_options.snapshots = match options.built.kept() {
+        Kept::Durable => SnapshotPlace::folder(own.join("snapshots")),
+        Kept::Volatile => SnapshotPlace::memory(MAX_SNAPSHOT_BYTES),
+    };
+    let store = options.built.store.open(&own)?;
+    let transport = AnyTransport::new(network(node)?, sent.cloned());
+    Ok(RawRaft::start(node_options, store, transport, options.built.machine.make()).await?)
 }
 
-/// A machine that costs next to nothing: it adds up the bytes it saw and replies with the sum.
+/// Who leads, once somebody does.
+async fn leader_of(nodes: &[RawRaft]) -> Result<RawRaft, Failure> {
+    let first = nodes.first().ok_or("a cluster has at least one node")?;
+    let leader = first.wait_for(|status| status.leader.is_some()).await?.leader;
+    let found = nodes.iter().find(|node| Some(node.local().peer.node) == leader);
+    Ok(found.ok_or("the leader is not of this cluster")?.clone())
+}
+
+/// Latencies of answers, for percentiles.
 #[derive(Default)]
-struct Sum(u64);
+pub struct Latency(std::sync::Mutex<Vec<Duration>>);
 
-#[async_trait]
-impl StateMachine for Sum {
-    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {
-        Ok(None)
+impl Latency {
+    fn add(&self, seen: impl Iterator<Item = Duration>) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(seen);
     }
 
-    async fn apply(&mut self, batch: Batch) -> Result<Vec<Bytes>, MachineError> {
-        let add = |command: &raft_core::state_machine::Command| {
-            self.0 += command.bytes.len() as u64;
-            Bytes::copy_from_slice(&self.0.to_le_bytes())
-        };
-        Ok(batch.commands.iter().map(add).collect())
+    /// Takes out what was seen, in ascending order.
+    pub fn take(&self) -> Vec<Duration> {
+        let mut seen = std::mem::take(&mut *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        seen.sort_unstable();
+        seen
     }
+}
 
-    async fn query(&mut self, _: Bytes) -> Result<Bytes, MachineError> {
-        Ok(Bytes::copy_from_slice(&self.0.to_le_bytes()))
-    }
+/// The value below which `share` of the ascending `values` lie.
+pub(crate) fn percentile(values: &[Duration], share: f64) -> Option<Duration> {
+    let at = (values.len() as f64 * share).ceil() as usize;
+    values.get(at.saturating_sub(1)).copied()
+}
 
-    async fn snapshot(&mut self) -> Result<Box<dyn SnapshotView>, MachineError> {
-        struct View([u8; 8]);
-        impl SnapshotView for View {
-            fn write_to(self: Box<Self>, sink: &mut dyn std::io::Write) -> std::io::Result<()> {
-                sink.write_all(&self.0)
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Backends;
+
+    #[test]
+    fn percentiles_are_values_that_were_seen() {
+        let values: Vec<Duration> = (1..=100).map(Duration::from_millis).collect();
+        for (share, expected) in [(0.0, 1), (0.5, 50), (0.99, 99), (1.0, 100)] {
+            assert_eq!(percentile(&values, share), Some(Duration::from_millis(expected)), "{share}");
         }
-        Ok(Box::new(View(self.0.to_le_bytes())))
+        assert_eq!(percentile(&[], 0.5), None);
     }
 
-    async fn restore(&mut self, source: &mut (dyn Read + Send)) -> Result<(), MachineError> {
-        let mut sum = [0; 8];
-        source
-            .read_exact(&mut sum)
-            .map_err(|e| MachineError::new(format!("cannot read the snapshot: {e}")))?;
-        self.0 = u64::from_le_bytes(sum);
-        Ok(())
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn every_backend_of_ours_takes_proposals() {
+        let try_out = |built: Built, nodes| async move {
+            let options = ClusterOptions { nodes, meter: true, ..ClusterOptions::new(built.clone()) };
+            let cluster = Cluster::start(&options).await.unwrap();
+            let latency = Latency::default();
+            cluster.propose(4, 40, 100, &latency).await.unwrap();
+            assert_eq!(latency.take().len(), 40, "{}", built.name());
+            // Each of 40 commands goes to both followers, and no command goes anywhere from a node that is alone.
+            let sent = cluster.sent_bytes().unwrap();
+            assert_eq!(sent >= 2 * 40 * 100, nodes == 3, "{}: {sent} bytes sent", built.name());
+            cluster.shutdown().await;
+        };
+        let all = Backends::ours().all();
+        let mut tried = tokio::task::JoinSet::new();
+        tried.spawn(try_out(all[0].clone(), 1));
+        for built in all {
+            tried.spawn(try_out(built, 3));
+        }
+        while let Some(done) = tried.join_next().await {
+            done.unwrap();
+        }
     }
 }

@@ -1,9 +1,23 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod backend;
 pub mod cluster;
+#[cfg(feature = "load")]
+pub mod compare;
+pub mod floor;
+#[cfg(feature = "load")]
+pub mod load;
+#[cfg(feature = "matrix")]
+pub mod matrix;
+#[cfg(feature = "matrix")]
+pub mod parts;
+pub mod process;
 pub mod stores;
 pub mod transports;
+pub mod trio;
+#[cfg(feature = "load")]
+pub mod trouble;
 
 /// The program in the workspace's README, compiled and run with the tests.
 #[doc = include_str!("../../README.md")]

@@ -514,3 +514,6 @@ fn take_session(value: &mut Bytes) -> Result<Session, CodecError> {
         bytes: 0,
     })
 }
+
+#[cfg(test)]
+mod tests;

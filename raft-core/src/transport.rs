@@ -18,8 +18,24 @@ pub struct LocalNode {
     pub cluster: ClusterId,
     /// This node and its data folder.
     pub peer: Peer,
-    /// How often the data folder was started, this time included.
+    /// Numbers this run of the node among all runs on its data folder, see [`LocalNode::boot`].
     pub boot: u64,
+}
+
+/// The lower bits of [`LocalNode::boot`] that are drawn.
+const RUN_BITS: u32 = 24;
+
+impl LocalNode {
+    /// The number of a run: how often the data folder was started, this time included, and in the lower bits `drawn` at random. So
+    /// later runs have higher numbers, and two runs on copies of one folder that were started equally often have different ones.
+    pub const fn boot(starts: u64, drawn: u64) -> u64 {
+        (starts << RUN_BITS) | (drawn & ((1 << RUN_BITS) - 1))
+    }
+
+    /// How often the data folder was started before and with the run of number `boot`.
+    pub const fn starts(boot: u64) -> u64 {
+        boot >> RUN_BITS
+    }
 }
 
 /// Takes what a transport received. Implemented by the runtime.
@@ -28,12 +44,12 @@ pub trait Inbox: Send + Sync + 'static {
     /// block; what there is no room for is dropped and counted.
     fn deliver(&self, from: NodeId, batch: Vec<Envelope>);
 
-    /// Whether to talk to a peer that has proved to be `peer` of our cluster and says that it is of `lineage`; asked at each
-    /// hello.
+    /// Whether to talk to a peer that has proved to be `peer` of our cluster and says that this is its run `boot` (see
+    /// [`LocalNode::boot`]), and that it is of `lineage`; asked at each hello.
     ///
     /// # Errors
     /// The reason to refuse it, in a sentence for the log.
-    fn admit(&self, peer: Peer, lineage: Lineage) -> Result<(), String>;
+    fn admit(&self, peer: Peer, boot: u64, lineage: Lineage) -> Result<(), String>;
 
     /// The lineage that this node belongs to now, to be said in each hello.
     fn lineage(&self) -> Lineage;

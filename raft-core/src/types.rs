@@ -225,6 +225,7 @@ impl Entry {
     }
 
     /// The bytes that the entry counts for in every limit: its payload and [`Self::OVERHEAD_BYTES`].
+    #[inline]
     pub fn bytes(&self) -> usize {
         Self::OVERHEAD_BYTES
             + match &self.payload {

@@ -199,3 +199,29 @@ async fn what_makes_no_cluster_or_comes_too_late_is_refused() {
     let late = within(node.set_members(intent.learner(9, info(9)), Some(index + 7))).await;
     assert_eq!(late, Err(RaftError::Outdated));
 }
+
+#[tokio::test]
+async fn an_old_copy_of_a_folder_is_found_out() {
+    let mut cluster = Cluster::founded().await;
+    assert_eq!(cluster.propose("a").await, 1);
+    let leader = cluster.leader().await;
+    let old = leader % 3 + 1;
+    let copy = cluster.stores[&old].fork();
+    cluster.stop(old).await;
+    cluster.start(old, options(old)).await;
+    assert_eq!(cluster.propose("b").await, 2);
+    cluster.holds(old, &["a", "b"]).await;
+    // The copy was started as often as the folder itself: it is another run of it, and the one before may still be there.
+    cluster.stop(old).await;
+    cluster.stores.insert(old, copy);
+    cluster.start(old, options(old)).await;
+    assert_eq!(cluster.propose("c").await, 3);
+    let seen = cluster.nodes[&old].status().borrow().clone();
+    assert!(seen.commit < 3, "it hears nothing any more: {seen:?}");
+    // Wiped, it is taken in again.
+    cluster.stop(old).await;
+    add_blank(&mut cluster, old).await;
+    change(&cluster, |target| target.readmit(old)).await;
+    becomes(&cluster, old, "voters(1 2 3)").await;
+    cluster.holds(old, &["a", "b", "c"]).await;
+}

@@ -124,6 +124,7 @@ impl End {
 /// The node that the snapshots are offered to.
 struct Fixture {
     folder: tempfile::TempDir,
+    place: SnapshotPlace,
     store: MemLogStore,
     held: Held,
     controls: Arc<Controls>,
@@ -132,15 +133,21 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
-        let (folder, store, held) = (tempfile::tempdir().unwrap(), MemLogStore::new(), Held::default());
+        let folder = tempfile::tempdir().unwrap();
+        let place = SnapshotPlace::folder(folder.path());
+        Self::with(folder, place).await
+    }
+
+    async fn with(folder: tempfile::TempDir, place: SnapshotPlace) -> Self {
+        let (store, held) = (MemLogStore::new(), Held::default());
         let controls = Arc::default();
-        let node = start(&folder, &store, &held, &controls).await;
-        Self { folder, store, held, controls, node }
+        let node = start(&place, &store, &held, &controls).await;
+        Self { folder, place, store, held, controls, node }
     }
 
     async fn restart(&mut self) {
         within(self.node.shutdown()).await;
-        self.node = start(&self.folder, &self.store, &self.held, &self.controls).await;
+        self.node = start(&self.place, &self.store, &self.held, &self.controls).await;
     }
 
     fn open(&self, from: u64) -> End {
@@ -183,13 +190,8 @@ impl Fixture {
     }
 }
 
-async fn start(
-    folder: &tempfile::TempDir,
-    store: &MemLogStore,
-    held: &Held,
-    controls: &Arc<Controls>,
-) -> RawRaft {
-    let mut options: NodeOptions = options(3, SnapshotPlace::folder(folder.path()));
+async fn start(place: &SnapshotPlace, store: &MemLogStore, held: &Held, controls: &Arc<Controls>) -> RawRaft {
+    let mut options: NodeOptions = options(3, place.clone());
     options.max_snapshot_bytes = 1 << 20;
     RawRaft::start(options, store.clone(), held.clone(), Stock::new(controls)).await.unwrap()
 }
@@ -357,6 +359,29 @@ async fn damage_of_any_kind_leaves_the_old_state() {
     let mut end = begin(2 * CHUNK).await;
     end.rest(&file, 2 * CHUNK).await;
     assert_eq!(end.answer().await, Answer::Done);
+    holds(&fixture.node, &["new"]).await;
+}
+
+#[tokio::test]
+async fn a_receiver_that_runs_out_of_room_refuses_in_the_middle() {
+    let room = SnapshotPlace::memory(4 * CHUNK as u64);
+    let mut fixture = Fixture::with(tempfile::tempdir().unwrap(), room).await;
+    let (first, first_file) = snapshot(CLUSTER, EntryId::new(4, 70), &["old"], 10);
+    assert_eq!(fixture.take(&first, &first_file).await, Answer::Done);
+    holds(&fixture.node, &["old"]).await;
+    let (large, large_file) = snapshot(CLUSTER, EntryId::new(4, 80), &["large"], 8 * CHUNK);
+    for _ in 0..2 {
+        // From the beginning each time: what was there of it has made room.
+        let mut end = fixture.offer(&fixture.offer_of(&large)).await;
+        assert_eq!(end.resume().await, 0);
+        end.rest(&large_file, 0).await;
+        assert!(end.refusal().await.contains("cannot be written"));
+        assert_eq!(keys(&fixture.node).await, ["old"], "the old state is kept");
+    }
+    fixture.restart().await;
+    holds(&fixture.node, &["old"]).await;
+    let (small, small_file) = snapshot(CLUSTER, EntryId::new(4, 90), &["new"], 2 * CHUNK);
+    assert_eq!(fixture.take(&small, &small_file).await, Answer::Done);
     holds(&fixture.node, &["new"]).await;
 }
 

@@ -95,6 +95,8 @@ fn fixed_seeds_break_nothing_and_reach_the_rare_branches() {
             "snapshots restored",
             "snapshot transfers broken",
             "snapshot transfers refused",
+            "snapshot transfers of damaged files",
+            "snapshots delivered unheard",
             "snapshot transfers abandoned",
             "delivered snapshots lost",
             "crash after a snapshot",

@@ -149,6 +149,36 @@ impl Promises {
     }
 }
 
+#[test]
+fn what_is_taken_back_is_noticed() {
+    let before =
+        Promises { term: 7, vote: Some(2), commit: 40, boots: 3, base: 10, terms: vec![(11, 5), (38, 7)] };
+    let kept = |later: &Promises| {
+        let later = Promises { boots: later.boots + 1, ..later.clone() };
+        std::panic::catch_unwind(|| before.assert_kept(&later, 1)).is_ok()
+    };
+    assert!(kept(&before));
+    assert!(kept(&Promises {
+        term: 8,
+        vote: None,
+        commit: 50,
+        base: 20,
+        terms: vec![(38, 7)],
+        ..before.clone()
+    }));
+    for taken_back in [
+        Promises { term: 6, ..before.clone() },
+        Promises { vote: Some(1), ..before.clone() },
+        Promises { vote: None, ..before.clone() },
+        Promises { commit: 39, ..before.clone() },
+        Promises { boots: 2, ..before.clone() },
+        Promises { terms: vec![(11, 5), (38, 6)], ..before.clone() },
+        Promises { terms: vec![(38, 7)], ..before.clone() },
+    ] {
+        assert!(!kept(&taken_back), "{taken_back:?}");
+    }
+}
+
 /// Reads a killed node's disk: as it is, or from a copy, so that the node itself finds the file as the kill left it.
 fn promises_of(node: &Node, copied: bool) -> Promises {
     if !copied {

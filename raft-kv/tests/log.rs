@@ -61,9 +61,18 @@ async fn a_log_is_shown_as_the_commands_it_holds() {
     assert_eq!(exit_code(&run(&["put", "long", &"x".repeat(1000), "--nodes", &nodes])), 0);
     let status = cluster.nodes[0].status().await.unwrap();
     let data = cluster.nodes[0].data.clone();
-    let busy = log(&["--json"], &data);
-    assert_eq!((exit_code(&busy), stdout(&busy)), (1, String::new()));
-    assert!(stderr(&busy).contains(r#""error":"busy""#), "{}", stderr(&busy));
+    let repair = &["repair", "--from-node", "127.0.0.1:1"][..];
+    for words in [&[][..], &["entries"], &["verify"], &["compact"], repair] {
+        let busy = log(words, &data);
+        assert_eq!((exit_code(&busy), stdout(&busy)), (1, String::new()), "{words:?}");
+        let told = stderr(&busy);
+        assert!(told.contains("already open") && told.contains("stop that process"), "{words:?}: {told}");
+        assert_eq!(told.lines().count(), 1, "{words:?}: {told}");
+        let busy = log(&[words, &["--json"]].concat(), &data);
+        assert_eq!((exit_code(&busy), stdout(&busy)), (1, String::new()), "{words:?}");
+        assert!(stderr(&busy).contains(r#""error":"busy""#), "{words:?}: {}", stderr(&busy));
+    }
+    assert_eq!(cluster.nodes[0].status().await.unwrap().fatal, None, "the node was not disturbed");
     cluster.nodes[0].kill();
 
     let shown = json_of(&log(&["--json"], &data));
@@ -90,13 +99,16 @@ async fn a_log_is_shown_as_the_commands_it_holds() {
     assert!(kinds[..commands].contains(&"membership"), "{kinds:?}");
     let bare = |entry: &Value| {
         let mut entry = entry.clone();
-        for name in ["index", "term", "committed", "kind"] {
+        for name in ["index", "term", "committed", "payload_bytes", "kind"] {
             entry.as_object_mut().unwrap().remove(name).unwrap();
         }
         entry
     };
-    let found: Vec<(&str, Value)> =
-        kinds[commands..].iter().copied().zip(all[commands..].iter().map(bare)).collect();
+    let all_of_them = kinds[commands..].iter().copied().zip(all[commands..].iter().map(bare));
+    // Each change came in a session of its own.
+    let found: Vec<(&str, Value)> = all_of_them.filter(|(kind, _)| !kind.starts_with("session_")).collect();
+    let sessions = |kind: &str| kinds.iter().filter(|found| **found == kind).count();
+    assert_eq!((sessions("session_open"), sessions("session_close")), (8, 8), "{kinds:?}");
     assert_eq!(
         found,
         [
@@ -127,8 +139,10 @@ async fn a_log_is_shown_as_the_commands_it_holds() {
     }
 
     let sound = json_of(&log(&["verify", "--json"], &data));
-    assert_eq!((&sound["sound"], &sound["entries"]), (&json!(true), &json!(all.len())));
-    assert!(ok(&log(&["verify"], &data)).starts_with("OK"));
+    assert_eq!((&sound["sound"], &sound["groups"][0]["entries"]), (&json!(true), &json!(all.len())));
+    assert!(sound["groups"][0]["payload_bytes"].as_u64() > Some(1000), "{sound}");
+    let told = ok(&log(&["verify"], &data));
+    assert!(told.starts_with("OK") && told.contains(&format!("group 0: {} entries", all.len())), "{told}");
     // All of it was looked at as the kill left it. Only compacting opens the file to write.
     assert_eq!(json_of(&log(&["--json"], &data))["shutdown"], "crash");
     let compacted = json_of(&log(&["compact", "--json"], &data));

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark stops where it fails")]
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,10 +18,14 @@ use raft_core::log_store::Write;
 use raft_core::types::{Entry, EntryId, GroupId, HardState, NodeId, Payload};
 use raft_storage_redb::testing::{CountingBackend, Counts, Tally, open_wrapped};
 use raft_storage_redb::{Options, RedbLogStore};
+use redb::StorageBackend;
+use redb::backends::FileBackend;
 use tokio::sync::{Notify, oneshot};
 
 const COMMAND_BYTES: usize = 64;
 const PRODUCERS: u64 = 256;
+/// As many entries as one commit takes of calls that wait: `Options::max_commit_bytes`.
+const FULL_COMMIT: u64 = 32_768;
 
 struct Settings {
     json: bool,
@@ -106,30 +110,82 @@ struct Redb {
 
 impl Redb {
     fn open(folder: &Path, options: &Options) -> Self {
+        Self::open_on(folder, options, |counted| counted)
+    }
+
+    fn open_on<B: StorageBackend>(
+        folder: &Path,
+        options: &Options,
+        wrap: impl FnOnce(CountingBackend<FileBackend>) -> B,
+    ) -> Self {
         let counts = Counts::new();
         let store =
-            open_wrapped(folder.join("log.redb"), options, |file| CountingBackend::new(file, &counts))
-                .unwrap();
-        Self { store, counts, runtime: runtime() }
+            open_wrapped(folder.join("log.redb"), options, |file| wrap(CountingBackend::new(file, &counts)));
+        Self { store: store.unwrap(), counts, runtime: runtime() }
+    }
+}
+
+/// A file whose holes are left: what the log would write into them ahead of need is not written. They read as the same zeros.
+#[derive(Debug)]
+struct Holes {
+    inner: CountingBackend<FileBackend>,
+    /// The end of what was written.
+    end: AtomicU64,
+}
+
+impl Holes {
+    fn new(inner: CountingBackend<FileBackend>) -> Self {
+        let end = AtomicU64::new(inner.len().unwrap());
+        Self { inner, end }
+    }
+}
+
+impl StorageBackend for Holes {
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.inner.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.end.fetch_min(len, Ordering::Relaxed);
+        self.inner.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.inner.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if offset >= self.end.load(Ordering::Relaxed) && data.iter().all(|byte| *byte == 0) {
+            return Ok(());
+        }
+        self.end.fetch_max(offset + data.len() as u64, Ordering::Relaxed);
+        self.inner.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.inner.close()
     }
 }
 
 impl Log for Redb {
     fn append(&mut self, first: u64, count: u64) {
-        // The commit index rides along, as it does in a node.
-        let hard_state = HardState { term: 1, vote: Some(NodeId(1)), commit: first - 1 };
-        let write = Write {
-            group: GroupId(1),
-            entries: batch(first, count),
-            hard_state: Some(hard_state),
-            ..Write::default()
-        };
-        self.runtime.block_on(self.store.write(&[write])).unwrap();
+        self.runtime.block_on(self.store.write(&[append(first, count)])).unwrap();
     }
 
     fn tally(&self) -> Option<Tally> {
         Some(self.counts.tally())
     }
+}
+
+fn append(first: u64, count: u64) -> Write {
+    // The commit index rides along, as it does in a node.
+    let hard_state = HardState { term: 1, vote: Some(NodeId(1)), commit: first - 1 };
+    let entries = batch(first, count);
+    Write { group: GroupId(1), entries, hard_state: Some(hard_state), ..Write::default() }
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -182,51 +238,91 @@ fn commits(log: &mut dyn Log, count: u64, seconds: f64) -> Sample {
     Sample::new(commits, next - first, commits, took, since(log, before))
 }
 
+type Waiting = Arc<Mutex<Vec<oneshot::Sender<()>>>>;
+
 /// Producers that each wait for their entry before they hand in the next; what waits together is one commit.
-fn producers(mut log: Box<dyn Log>, seconds: f64) -> Sample {
-    type Waiting = Arc<Mutex<Vec<oneshot::Sender<()>>>>;
-    let waiting = Waiting::default();
-    let (filled, end) = (Arc::new(Notify::new()), Instant::now() + Duration::from_secs_f64(seconds));
-    let commits = Arc::new(AtomicU64::new(0));
-    let written = Arc::clone(&commits);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    for _ in 0..PRODUCERS {
-        let (waiting, filled) = (Arc::clone(&waiting), Arc::clone(&filled));
-        runtime.spawn(async move {
-            loop {
-                let (reply, done) = oneshot::channel();
-                waiting.lock().unwrap().push(reply);
-                filled.notify_one();
-                if done.await.is_err() {
-                    break;
+struct Producers {
+    runtime: tokio::runtime::Runtime,
+    waiting: Waiting,
+    handed_in: Arc<Notify>,
+}
+
+impl Producers {
+    fn start() -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (waiting, handed_in) = (Waiting::default(), Arc::new(Notify::new()));
+        for _ in 0..PRODUCERS {
+            let (waiting, handed_in) = (Arc::clone(&waiting), Arc::clone(&handed_in));
+            runtime.spawn(async move {
+                loop {
+                    let (reply, done) = oneshot::channel();
+                    waiting.lock().unwrap().push(reply);
+                    handed_in.notify_one();
+                    if done.await.is_err() {
+                        break;
+                    }
                 }
-            }
-        });
-    }
-    let (before, start) = (log.tally(), Instant::now());
-    let handle = runtime.handle().clone();
-    let writer = std::thread::spawn(move || {
-        let mut next = 1;
-        while Instant::now() < end {
-            let replies = std::mem::take(&mut *waiting.lock().unwrap());
-            if replies.is_empty() {
-                handle.block_on(filled.notified());
-                continue;
-            }
-            let count = replies.len() as u64;
-            log.append(next, count);
-            next += count;
-            written.fetch_add(1, Ordering::Relaxed);
-            for reply in replies {
-                let _ = reply.send(());
-            }
+            });
         }
-        (log, next - 1)
-    });
-    let (log, entries) = writer.join().unwrap();
+        Self { runtime, waiting, handed_in }
+    }
+}
+
+/// What waits; never nothing.
+async fn taken(waiting: &Waiting, handed_in: &Notify) -> Vec<oneshot::Sender<()>> {
+    loop {
+        let taken = std::mem::take(&mut *waiting.lock().unwrap());
+        if !taken.is_empty() {
+            return taken;
+        }
+        handed_in.notified().await;
+    }
+}
+
+fn reply_to(replies: Vec<oneshot::Sender<()>>) {
+    for reply in replies {
+        let _ = reply.send(());
+    }
+}
+
+/// A thread writes for the producers, and syncs.
+fn producers_of_raw(folder: &Path, seconds: f64) -> Sample {
+    let mut log = Raw::open(folder);
+    let Producers { runtime, waiting, handed_in } = Producers::start();
+    let (start, mut next, mut commits) = (Instant::now(), 1, 0);
+    while start.elapsed().as_secs_f64() < seconds {
+        let replies = runtime.block_on(taken(&waiting, &handed_in));
+        let count = replies.len() as u64;
+        log.append(next, count);
+        (next, commits) = (next + count, commits + 1);
+        reply_to(replies);
+    }
     let took = start.elapsed();
     runtime.shutdown_background();
-    Sample::new(commits.load(Ordering::Relaxed), entries, entries, took, since(&*log, before))
+    Sample::new(commits, next - 1, next - 1, took, None)
+}
+
+/// A task writes for the producers, as a node's does: the store has a thread of its own.
+fn producers_of_redb(folder: &Path, seconds: f64) -> Sample {
+    let Redb { store, counts, .. } = Redb::open(folder, &Options::default());
+    let Producers { runtime, waiting, handed_in } = Producers::start();
+    let (before, start) = (counts.tally(), Instant::now());
+    let writer = runtime.spawn(async move {
+        let (mut next, mut commits) = (1, 0);
+        while start.elapsed().as_secs_f64() < seconds {
+            let replies = taken(&waiting, &handed_in).await;
+            let count = replies.len() as u64;
+            store.write(&[append(next, count)]).await.unwrap();
+            (next, commits) = (next + count, commits + 1);
+            reply_to(replies);
+        }
+        (store, next - 1, commits)
+    });
+    let (_store, entries, commits) = runtime.block_on(writer).unwrap();
+    let took = start.elapsed();
+    runtime.shutdown_background();
+    Sample::new(commits, entries, entries, took, Some(counts.tally() - before))
 }
 
 /// As many groups as producers, each with a call of its own: the store's own group commit.
@@ -269,10 +365,10 @@ fn groups(mut log: Redb, seconds: f64) -> Sample {
 
 /// One row of the table.
 struct Case {
-    name: &'static str,
+    name: String,
     unit: &'static str,
     /// The case that it is held against, and the least share of it that is wanted.
-    floor: Option<(&'static str, Option<f64>)>,
+    floor: Option<(String, Option<f64>)>,
     run: Run,
 }
 
@@ -284,30 +380,36 @@ fn cases() -> Vec<Case> {
         cases.push(Case { name, unit, floor, run });
     };
     let options = Options::default;
-    for (count, raw, redb, two, quick, wanted) in [
-        (1, "raw file, 1", "redb, 1", "redb, 1, two-phase", "redb, 1, quick repair", Some(0.45)),
-        (16, "raw file, 16", "redb, 16", "redb, 16, two-phase", "redb, 16, quick repair", None),
-        (256, "raw file, 256", "redb, 256", "redb, 256, two-phase", "redb, 256, quick repair", Some(0.5)),
-        (4096, "raw file, 4096", "redb, 4096", "redb, 4096, two-phase", "redb, 4096, quick repair", None),
-    ] {
+    for (count, wanted) in [(1, Some(0.45)), (16, None), (256, Some(0.5)), (4096, None), (FULL_COMMIT, None)]
+    {
         let redb_with = move |options: Options| -> Run {
             Box::new(move |folder, seconds| commits(&mut Redb::open(folder, &options), count, seconds))
         };
-        add(raw, "commits/s", None, Box::new(move |f, s| commits(&mut Raw::open(f), count, s)));
-        add(redb, "commits/s", Some((raw, wanted)), redb_with(options()));
-        add(two, "commits/s", Some((redb, None)), redb_with(options().two_phase_commit(true)));
-        add(quick, "commits/s", Some((redb, None)), redb_with(options().quick_repair(true)));
+        let named = |kind: &str, setting: &str| format!("{kind}, {count}{setting}");
+        let (raw, redb) = (named("raw file", ""), named("redb", ""));
+        add(raw.clone(), "commits/s", None, Box::new(move |f, s| commits(&mut Raw::open(f), count, s)));
+        add(redb.clone(), "commits/s", Some((raw, wanted)), redb_with(options()));
+        for (setting, options) in [
+            (", two-phase", options().two_phase_commit(true)),
+            (", quick repair", options().quick_repair(true)),
+        ] {
+            add(named("redb", setting), "commits/s", Some((redb.clone(), None)), redb_with(options));
+        }
+        let holes = move |folder: &Path, seconds| {
+            commits(&mut Redb::open_on(folder, &Options::default(), Holes::new), count, seconds)
+        };
+        add(named("redb", ", holes left"), "commits/s", Some((redb, None)), Box::new(holes));
     }
-    let raw = "raw file, 256 producers";
-    add(raw, "entries/s", None, Box::new(|f, s| producers(Box::new(Raw::open(f)), s)));
+    let raw = format!("raw file, {PRODUCERS} producers");
+    add(raw.clone(), "entries/s", None, Box::new(producers_of_raw));
     add(
-        "redb, 256 producers",
+        format!("redb, {PRODUCERS} producers"),
         "entries/s",
-        Some((raw, Some(0.75))),
-        Box::new(|f, s| producers(Box::new(Redb::open(f, &Options::default())), s)),
+        Some((raw.clone(), Some(0.75))),
+        Box::new(producers_of_redb),
     );
     add(
-        "redb, 256 groups",
+        format!("redb, {PRODUCERS} groups"),
         "entries/s",
         Some((raw, None)),
         Box::new(|f, s| groups(Redb::open(f, &Options::default()), s)),
@@ -323,7 +425,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn main() {
     let settings = settings();
     let mut cases = cases();
-    cases.retain(|case| settings.only.is_empty() || settings.only.iter().any(|name| name == case.name));
+    cases.retain(|case| settings.only.is_empty() || settings.only.contains(&case.name));
     let mut samples = vec![Vec::new(); cases.len()];
     for _ in 0..settings.rounds {
         // Interleaved: what disturbs the machine for a while disturbs all cases.
@@ -342,7 +444,7 @@ fn main() {
             settings.rounds, settings.seconds
         );
         println!(
-            "{:<26} {:>10} {:>9} {:>14} {:>8} {:>7} {:>12} {:>12} {:>12}",
+            "{:<28} {:>10} {:>9} {:>14} {:>8} {:>7} {:>12} {:>12} {:>12}",
             "",
             "median",
             "",
@@ -360,8 +462,8 @@ fn main() {
         let lowest = rates.iter().copied().fold(f64::INFINITY, f64::min);
         let highest = rates.iter().copied().fold(0.0, f64::max);
         let middle = median(rates);
-        let share = case.floor.and_then(|(floor, _)| Some(middle / rate(floor)?));
-        let wanted = case.floor.and_then(|(_, wanted)| wanted);
+        let share = case.floor.as_ref().and_then(|(floor, _)| Some(middle / rate(floor)?));
+        let wanted = case.floor.as_ref().and_then(|(_, wanted)| *wanted);
         let sum = |of: fn(&Sample) -> u64| samples.iter().map(of).sum::<u64>() as f64;
         let all_commits = sum(|s| s.commits).max(1.0);
         let (syncs, bytes) = (sum(|s| s.syncs) / all_commits, sum(|s| s.written_bytes) / all_commits);
@@ -390,7 +492,7 @@ fn main() {
             if bytes > 0.0 { format!("{value:.digits$}") } else { String::new() }
         };
         println!(
-            "{:<26} {middle:>10.0} {:>9} {:>14} {:>8} {:>7} {:>12} {:>12} {:>12}",
+            "{:<28} {middle:>10.0} {:>9} {:>14} {:>8} {:>7} {:>12} {:>12} {:>12}",
             case.name,
             case.unit,
             format!("{lowest:.0}-{highest:.0}"),

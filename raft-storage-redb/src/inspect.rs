@@ -127,14 +127,24 @@ impl fmt::Display for Damage {
     }
 }
 
-/// What [`Inspector::verify`] found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// How much a log holds of one group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Report {
+pub struct GroupSize {
+    /// The group.
+    pub group: GroupId,
     /// Sound entries.
     pub entries: u64,
     /// The bytes of their payloads.
     pub payload_bytes: u64,
+}
+
+/// What [`Inspector::verify`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// What the groups hold, in their order.
+    pub groups: Vec<GroupSize>,
     /// What is damaged, entries last.
     pub damage: Vec<Damage>,
 }
@@ -272,16 +282,18 @@ impl Inspector {
             let bad = self.pages.rows(tree).filter_map(Result::err);
             report.damage.extend(bad.map(|page| page_damage(&tree.name, page)));
         }
-        for log in self.groups.values() {
-            for entry in self.entries(log.group, ..) {
+        for &group in self.groups.keys() {
+            let mut size = GroupSize { group, entries: 0, payload_bytes: 0 };
+            for entry in self.entries(group, ..) {
                 match entry {
                     Ok(entry) => {
-                        report.entries += 1;
-                        report.payload_bytes += (entry.bytes() - Entry::OVERHEAD_BYTES) as u64;
+                        size.entries += 1;
+                        size.payload_bytes += (entry.bytes() - Entry::OVERHEAD_BYTES) as u64;
                     }
                     Err(damage) => report.damage.push(damage),
                 }
             }
+            report.groups.push(size);
         }
         report
     }

@@ -28,7 +28,7 @@ use redb::backends::FileBackend;
 use redb::{Builder, Database, StorageBackend};
 use tokio::sync::oneshot;
 
-pub use inspect::{Compacted, Damage, Entries, GroupLog, Inspector, Owner, Report, compact};
+pub use inspect::{Compacted, Damage, Entries, GroupLog, GroupSize, Inspector, Owner, Report, compact};
 pub use pages::Shutdown;
 pub use repair::{Repair, Repaired};
 
@@ -83,8 +83,8 @@ impl Options {
     /// With one sync, a crash during a commit is recognised by checksums at the next start, and the commit, which nobody was
     /// told of, is undone. That leaves two gaps which two syncs close: pages of the last commit that rot after a crash are
     /// taken for such a torn commit, and checksums can be forged by someone who controls the commands, the order of
-    /// disk writes and the moment of the crash. It costs a second fdatasync, about 30 % of the commits per second with
-    /// one entry each, and next to nothing with hundreds.
+    /// disk writes and the moment of the crash. It costs a second fdatasync: a third of the commits per second with
+    /// one entry each, next to nothing with thousands.
     #[must_use]
     pub fn two_phase_commit(mut self, on: bool) -> Self {
         self.two_phase_commit = on;
@@ -94,8 +94,9 @@ impl Options {
     /// Whether each commit also stores which pages are in use, so that opening after a crash need not find that out by reading
     /// the file. Default: `false`.
     ///
-    /// It includes [`two_phase_commit`](Self::two_phase_commit), and makes commits with one entry less than half as many. It is for
-    /// logs of many gigabytes that must be back at once, together with [`verify_on_open(false)`](Self::verify_on_open).
+    /// It includes [`two_phase_commit`](Self::two_phase_commit), and leaves little more than half as many commits with one
+    /// entry. It is for logs of many gigabytes that must be back at once, together with
+    /// [`verify_on_open(false)`](Self::verify_on_open).
     #[must_use]
     pub fn quick_repair(mut self, on: bool) -> Self {
         self.quick_repair = on;

@@ -4,12 +4,16 @@
 
 mod common;
 
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::RangeInclusive;
+
 use common::model::{Model, snapshot_at};
 use common::*;
 use fastrand::Rng;
 use raft_core::LogStore;
 use raft_core::log_store::{StorageError, StorageErrorKind, Write};
-use raft_core::types::{EntryId, GroupId, Outline};
+use raft_core::types::{ClusterId, EntryId, GroupId, Incarnation, NodeId, Outline};
 use raft_storage_redb::testing::{CrashDisk, Keep};
 use raft_storage_redb::{Options, RedbLogStore};
 
@@ -18,6 +22,11 @@ type Workload = Vec<Vec<Write>>;
 
 fn open(disk: &CrashDisk, options: &Options) -> Result<RedbLogStore, StorageError> {
     RedbLogStore::with_backend(disk.clone(), options)
+}
+
+/// As a node does when it starts; how often that has been.
+fn claim(store: &RedbLogStore) -> u64 {
+    block_on(store.claim(ClusterId(7), NodeId(1), Incarnation(9))).unwrap().boot
 }
 
 /// Everything that a node does to its log: appends small and large, hard states, truncations, compactions, snapshots of its
@@ -95,47 +104,128 @@ fn random(rng: &mut Rng) -> Workload {
         .collect()
 }
 
+/// What a store holds: whose it is, by how often it was claimed, and all groups.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    boots: u64,
+    model: Model,
+}
+
 /// A workload carried out, and everything that a crash in it is checked against.
 struct Run {
     options: Options,
     disk: CrashDisk,
-    /// The operations done when the store was open, and when each call had returned.
+    /// The operations done when the store was open, when it was claimed, and when each call had returned.
     returned: Vec<usize>,
     /// What is held then.
-    models: Vec<Model>,
+    states: Vec<Held>,
+}
+
+/// A store that was opened after a crash, found to hold what it must, claimed, and closed.
+struct Recovered {
+    disk: CrashDisk,
+    /// Which state of the workload it held, and how often it was claimed before.
+    state: usize,
+    boots: u64,
+    /// The operations done when it was open, and when it was claimed.
+    opened: usize,
+    claimed: usize,
+}
+
+impl Recovered {
+    /// What a second crash, before operation `at`, may leave: of the states that the workload may have left, and which numbers of
+    /// claims; `None` for that of the state. What a node has once seen it may have told: from then on it stays.
+    fn possible(
+        &self,
+        at: usize,
+        states: RangeInclusive<usize>,
+    ) -> (RangeInclusive<usize>, Option<RangeInclusive<u64>>) {
+        match at {
+            at if at < self.opened => (states, None),
+            at if at < self.claimed => (self.state..=self.state, Some(self.boots..=self.boots + 1)),
+            _ => (self.state..=self.state, Some(self.boots + 1..=self.boots + 1)),
+        }
+    }
+}
+
+/// What is checked again is left out.
+#[derive(Default)]
+struct Seen(HashSet<u64>);
+
+impl Seen {
+    fn is_new(&mut self, left: &[u8], expected: impl Hash) -> bool {
+        let mut hasher = DefaultHasher::new();
+        (left, expected).hash(&mut hasher);
+        self.0.insert(hasher.finish())
+    }
 }
 
 impl Run {
     fn new(workload: &Workload, options: Options) -> Self {
         let disk = CrashDisk::new();
         let store = open(&disk, &options).unwrap();
-        let mut run = Self { options, disk, returned: Vec::new(), models: vec![Model::default()] };
+        let mut run = Self { options, disk, returned: Vec::new(), states: vec![Held::default()] };
         run.returned.push(run.disk.operations());
+        claim(&store);
+        run.returned.push(run.disk.operations());
+        run.states.push(Held { boots: 1, ..Held::default() });
         for call in workload {
             block_on(store.write(call)).unwrap();
             run.returned.push(run.disk.operations());
-            let mut model = run.models.last().unwrap().clone();
-            model.write(call);
-            run.models.push(model);
+            let mut held = run.states.last().unwrap().clone();
+            held.model.write(call);
+            run.states.push(held);
         }
         run
     }
 
-    /// Opens what a crash left, and checks that it is what was acknowledged by then, or that and the call under way.
-    fn check(&self, left: Vec<u8>, operation: usize, keep: Keep) -> CrashDisk {
-        let acknowledged = self.returned.iter().filter(|returned| **returned <= operation).count();
-        let disk = CrashDisk::holding(left);
+    /// How many of the steps had returned before an operation.
+    fn acknowledged(&self, operation: usize) -> usize {
+        self.returned.iter().filter(|returned| **returned <= operation).count()
+    }
+
+    /// Opens what a crash left, and checks that it is what was acknowledged by then, or that and the call under way; after a
+    /// second crash, before operation `at` of a recovery, what that had found. `None` where it is no store yet.
+    fn check(
+        &self,
+        disk: CrashDisk,
+        operation: usize,
+        keep: Keep,
+        before: Option<(&Recovered, usize)>,
+    ) -> Option<Recovered> {
+        let acknowledged = self.acknowledged(operation);
+        let what = format!("before operation {operation}, then {:?}, {keep:?}", before.map(|(_, at)| at));
         let store = match open(&disk, &self.options) {
             Ok(store) => store,
             // A creation that was cut short is no log yet; in a file it would not have its name.
-            Err(_) if acknowledged == 0 => return disk,
-            Err(error) => panic!("before operation {operation}, {keep:?}: {error}"),
+            Err(_) if acknowledged == 0 => return None,
+            Err(error) => panic!("{what}: {error}"),
         };
+        let opened = disk.operations();
         let last = acknowledged.saturating_sub(1);
-        let possible = last..=(last + usize::from(acknowledged > 0)).min(self.models.len() - 1);
-        let held = possible.clone().any(|at| self.models[at].is_held(&store));
-        assert!(held, "before operation {operation}, {keep:?}: none of {possible:?} is held");
-        disk
+        let possible = last..=(last + usize::from(acknowledged > 0)).min(self.states.len() - 1);
+        let boots_before = claim(&store) - 1;
+        let (possible, boots) = match before {
+            None => (possible, None),
+            Some((first, at)) => first.possible(at, possible),
+        };
+        let state = possible.clone().find(|at| {
+            let Held { boots: in_workload, model } = &self.states[*at];
+            let boots = boots.clone().unwrap_or(*in_workload..=*in_workload);
+            boots.contains(&boots_before) && model.is_held(&store)
+        });
+        let Some(state) = state else {
+            panic!(
+                "{what}: claimed {boots_before} times before, of {boots:?}, and which of {possible:?} is held?"
+            )
+        };
+        let claimed = disk.operations();
+        drop(store);
+        Some(Recovered { disk, state, boots: boots_before, opened, claimed })
+    }
+
+    fn left_at(&self, operation: usize, keep: Keep, rng: &mut Rng) -> CrashDisk {
+        CrashDisk::holding(self.disk.left_at(operation, keep, rng.u64(..)))
     }
 
     /// Every point: before each operation, and while recovering from that crash, before one of the operations.
@@ -143,28 +233,44 @@ impl Run {
         let (mut points, mut recoveries) = (0, 0);
         for operation in (0..=self.disk.operations()).step_by(stride) {
             for keep in Keep::ALL {
-                let recovered = self.check(self.disk.left_at(operation, keep, rng.u64(..)), operation, keep);
                 points += 1;
-                let (again, at) = (Keep::ALL[rng.usize(..5)], rng.usize(..=recovered.operations()));
-                self.check(recovered.left_at(at, again, rng.u64(..)), operation, again);
+                let left = self.left_at(operation, keep, rng);
+                let Some(recovered) = self.check(left, operation, keep, None) else { continue };
+                let (again, at) = (Keep::ALL[rng.usize(..5)], rng.usize(..=recovered.disk.operations()));
+                let left = CrashDisk::holding(recovered.disk.left_at(at, again, rng.u64(..)));
+                self.check(left, operation, again, Some((&recovered, at)));
                 recoveries += 1;
             }
         }
         (points, recoveries)
     }
 
-    /// Every point of the recoveries from a crash before one operation.
-    fn crash_in_recovery(&self, operation: usize, rng: &mut Rng) -> usize {
-        let mut points = 0;
-        for keep in Keep::ALL {
-            let recovered = self.check(self.disk.left_at(operation, keep, rng.u64(..)), operation, keep);
-            for at in 0..=recovered.operations() {
-                let again = Keep::ALL[rng.usize(..5)];
-                self.check(recovered.left_at(at, again, rng.u64(..)), operation, again);
-                points += 1;
+    /// Every point of the recoveries from a crash before one operation, each in each way; and from a kill there, after which
+    /// what was not synced still is not. What has been tried, with the same acknowledged, is not tried again. How many
+    /// recoveries there were, and how many crashes in them.
+    fn crash_in_recoveries(&self, operation: usize, rng: &mut Rng, seen: &mut Seen) -> (usize, usize) {
+        let (mut recoveries, mut points) = (0, 0);
+        let acknowledged = self.acknowledged(operation);
+        let crashed = Keep::ALL.map(|keep| (keep, self.left_at(operation, keep, rng)));
+        for (keep, disk) in crashed.into_iter().chain([(Keep::All, self.disk.killed_at(operation))]) {
+            let begun = disk.operations();
+            if begun == 0 && !seen.is_new(&disk.left_at(0, Keep::Synced, 0), (acknowledged, 0)) {
+                continue;
+            }
+            let Some(recovered) = self.check(disk, operation, keep, None) else { continue };
+            recoveries += 1;
+            for at in begun..=recovered.disk.operations() {
+                let possible = recovered.possible(at, 0..=usize::MAX);
+                for again in Keep::ALL {
+                    let left = recovered.disk.left_at(at, again, rng.u64(..));
+                    if seen.is_new(&left, (acknowledged, &possible)) {
+                        self.check(CrashDisk::holding(left), operation, again, Some((&recovered, at)));
+                        points += 1;
+                    }
+                }
             }
         }
-        points
+        (recoveries, points)
     }
 }
 
@@ -173,7 +279,7 @@ fn a_crash_at_every_operation_of_a_script_loses_nothing_acknowledged() {
     let mut rng = Rng::with_seed(3);
     let mut total = 0;
     // The settings that are not the default get every n-th point by default.
-    let stride = size("RAFT_STORAGE_CRASH_STRIDE", 9) as usize;
+    let stride = size("RAFT_STORAGE_CRASH_STRIDE", 17) as usize;
     for (name, options, stride) in [
         ("one phase", Options::default(), 1),
         ("two phases", Options::default().two_phase_commit(true), stride),
@@ -192,17 +298,26 @@ fn a_crash_at_every_operation_of_a_script_loses_nothing_acknowledged() {
 }
 
 #[test]
-fn a_crash_at_every_operation_of_a_recovery_loses_nothing_acknowledged() {
-    let run = Run::new(&script(), Options::default());
+fn a_crash_at_every_operation_of_a_recovery_loses_nothing_that_was_seen() {
     let mut rng = Rng::with_seed(4);
-    let mut points = 0;
-    // In the middle of each call's commit, and at the end.
-    for returned in run.returned.windows(2) {
-        points += run.crash_in_recovery(usize::midpoint(returned[0], returned[1]), &mut rng);
+    // From every n-th point of the script, from one of them on.
+    let stride = size("RAFT_STORAGE_CRASH_RECOVERY_STRIDE", 89) as usize;
+    let start = size("RAFT_STORAGE_CRASH_RECOVERY_START", 0) as usize;
+    for (name, options) in [
+        ("one phase", Options::default()),
+        ("one phase, not verified", Options::default().verify_on_open(false)),
+        ("two phases", Options::default().two_phase_commit(true)),
+        ("quick repair", Options::default().quick_repair(true).verify_on_open(false)),
+    ] {
+        let run = Run::new(&script(), options);
+        let (mut recoveries, mut points, mut seen) = (0, 0, Seen::default());
+        for operation in (start..=run.disk.operations()).step_by(stride) {
+            let more = run.crash_in_recoveries(operation, &mut rng, &mut seen);
+            (recoveries, points) = (recoveries + more.0, points + more.1);
+        }
+        println!("{name}: {} operations, {points} crashes in {recoveries} recoveries", run.disk.operations());
+        assert!(points > 100, "{points}");
     }
-    points += run.crash_in_recovery(run.disk.operations(), &mut rng);
-    println!("{points} crashes in recoveries");
-    assert!(points > 500, "{points}");
 }
 
 #[test]
@@ -224,8 +339,11 @@ fn a_disk_that_stops_is_never_written_to_again() {
         let disk = CrashDisk::new();
         disk.stop_at(stop);
         let Ok(store) = open(&disk, &Options::default()) else { continue };
+        let claimed = block_on(store.claim(ClusterId(7), NodeId(1), Incarnation(9))).is_ok();
         let acknowledged = calls.iter().take_while(|call| block_on(store.write(call)).is_ok()).count();
-        assert!(whole.returned[acknowledged] <= stop, "stop {stop}: {acknowledged} calls were acknowledged");
+        let returned = usize::from(claimed) + acknowledged;
+        assert!(whole.returned[returned] <= stop, "stop {stop}: {returned} calls were acknowledged");
+        assert!(claimed || acknowledged == 0, "stop {stop}: the store went on");
         if acknowledged == calls.len() {
             break;
         }

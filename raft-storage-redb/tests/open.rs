@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use common::*;
 use raft_core::LogStore;
-use raft_core::log_store::{LogState, StorageErrorKind, Write};
+use raft_core::log_store::{LogState, StorageError, StorageErrorKind, Write};
 use raft_core::types::{ClusterId, Entry, Incarnation, NodeId, Outline};
 use raft_storage_redb::{Inspector, Options, RedbLogStore};
 use redb::{Database, TableDefinition};
@@ -262,26 +262,22 @@ fn check_damage(path: &Path, rotten: &[u8], verify: bool, expected: &[Entry], wh
             false
         }
         Err(error) => {
-            let message = error.to_string();
-            assert!(!message.contains('\n'), "{what}: {message}");
-            let kind = error.kind();
-            let says_what_to_do = match kind {
-                StorageErrorKind::Corrupt => {
-                    message.contains("set the file aside")
-                        && (message.contains("damaged") || message.contains("missing"))
-                }
-                StorageErrorKind::Format => {
-                    message.contains("choose another") || message.contains("use the version")
-                }
-                _ => false,
-            };
-            assert!(
-                says_what_to_do || message.contains("open it with the version"),
-                "{what}: {kind:?}: {message}"
-            );
+            assert_says_what_to_do(&error, what);
             true
         }
     }
+}
+
+fn assert_says_what_to_do(error: &StorageError, what: &str) {
+    let (kind, message) = (error.kind(), error.to_string());
+    assert!(!message.contains('\n'), "{what}: {message}");
+    let says = |words: &str| message.contains(words);
+    let told = match kind {
+        StorageErrorKind::Corrupt => says("set the file aside") && (says("damaged") || says("missing")),
+        StorageErrorKind::Format => says("choose another") || says("use the version"),
+        _ => false,
+    };
+    assert!(told || says("open it with the version"), "{what}: {kind:?}: {message}");
 }
 
 #[test]
@@ -333,6 +329,66 @@ fn pages_that_are_lost_or_in_the_wrong_place_are_found() {
             }
         }
         check_damage(&path, &rotten, rng.bool(), &expected, &format!("seed {seed}"));
+    }
+}
+
+/// After a kill, damage to what only the last commit wrote may look like a commit that was cut short, and the commit before it
+/// is served; with two phases not even that.
+#[test]
+fn damage_after_a_kill_undoes_the_last_commit_or_is_found() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log.redb");
+    let flips = size("RAFT_STORAGE_FLIPS", 100);
+    for (name, options, may_undo) in [
+        ("one phase", Options::default(), true),
+        ("two phases", Options::default().two_phase_commit(true), false),
+        ("quick repair", Options::default().quick_repair(true), false),
+        ("quick repair, not verified", Options::default().quick_repair(true).verify_on_open(false), false),
+    ] {
+        fs::remove_file(&path).unwrap_or_default();
+        let store = RedbLogStore::open_with(&path, &options).unwrap();
+        for first in (1..=320).step_by(20) {
+            let hard_state = Some(hard_state(first, 1, first - 1));
+            write(&store, Write { hard_state, ..append(entries(1, first, first + 19)) }).unwrap();
+        }
+        // What a kill leaves is what is in the file now.
+        let killed = fs::read(&path).unwrap();
+        drop(store);
+        let mut rng = fastrand::Rng::with_seed(6);
+        let pages = (1..killed.len() / 4096).map(|page| page * 4096 + page % 64);
+        let more: Vec<_> = (0..flips).map(|_| rng.usize(..killed.len())).collect();
+        let (mut found, mut undone) = (0, 0);
+        for at in (0..320).step_by(3).chain(pages).chain(more) {
+            let mut rotten = killed.clone();
+            rotten[at] ^= 1 << rng.u8(..8);
+            fs::write(&path, &rotten).unwrap();
+            let read = RedbLogStore::open_with(&path, &options).and_then(|store| {
+                let state = block_on(store.load(GROUP))?;
+                Ok((state.hard_state, block_on(store.read(GROUP, 1..=state.last, usize::MAX))?))
+            });
+            match read {
+                Ok((held, read)) if read.len() == 320 => {
+                    assert!(
+                        held == hard_state(301, 1, 300) && read == entries(1, 1, 320),
+                        "{name}, byte {at}"
+                    );
+                }
+                Ok((held, read)) => {
+                    assert!(may_undo, "{name}, byte {at}: an acknowledged commit was undone");
+                    assert!(
+                        held == hard_state(281, 1, 280) && read == entries(1, 1, 300),
+                        "{name}, byte {at}"
+                    );
+                    undone += 1;
+                }
+                Err(error) => {
+                    assert_says_what_to_do(&error, &format!("{name}, byte {at}"));
+                    found += 1;
+                }
+            }
+        }
+        println!("{name}: {found} found, {undone} taken for a commit that was cut short");
+        assert!(found > 5 && (undone > 0) == may_undo, "{name}: {found}, {undone}");
     }
 }
 

@@ -135,6 +135,10 @@ async fn introduce(
     address: &str,
 ) -> Result<(), Fault> {
     let authenticated = shared.authenticated(connection)?;
+    // The peer has come to us meanwhile, as one does that was just restarted: what is under way there had better not break.
+    if serving(shared, peer, address).is_some() {
+        return Err(Fault::Superseded);
+    }
     let (mut send, mut receive) = connection.open_bi().await?;
     Hello::offer(shared.local, shared.inbox.lineage(), peer).write(&mut send).await?;
     let answer = Hello::read(&mut receive).await?;

@@ -192,7 +192,7 @@ impl Shared {
         let link = Arc::new(link);
         loop {
             let epoch = self.peers.epoch();
-            self.inbox.admit(hello.from, hello.lineage).map_err(Fault::NotAdmitted)?;
+            self.inbox.admit(hello.from, hello.boot, hello.lineage).map_err(Fault::NotAdmitted)?;
             match self.peers.register(&link, epoch, self.local.peer.node)? {
                 Registered::Kept { again } => {
                     self.counters.reconnects.add(usize::from(again));

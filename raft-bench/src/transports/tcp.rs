@@ -128,7 +128,8 @@ impl Running {
         let Peer { node, incarnation } = self.local.peer;
         let lineage = self.inbox.lineage();
         let mut hello = Vec::new();
-        for number in [MAGIC, VERSION.into(), kind as u64, node.0, incarnation.0, lineage.0, to.0] {
+        let boot = self.local.boot;
+        for number in [MAGIC, VERSION.into(), kind as u64, node.0, incarnation.0, boot, lineage.0, to.0] {
             hello.put_u64_le(number);
         }
         stream.write_all(&hello).await?;
@@ -136,18 +137,18 @@ impl Running {
     }
 
     /// Hears what a connection is for, and who speaks: it must be whom the certificate names, and mean us.
-    async fn hear_hello(&self, stream: &mut Stream, named: NodeId) -> io::Result<(Kind, Peer, Lineage)> {
-        let mut hello = [0; 7];
+    async fn hear_hello(&self, stream: &mut Stream, named: NodeId) -> io::Result<(Kind, Peer, u64, Lineage)> {
+        let mut hello = [0; 8];
         for number in &mut hello {
             *number = stream.read_u64_le().await?;
         }
-        let [magic, version, kind, node, incarnation, lineage, to] = hello;
+        let [magic, version, kind, node, incarnation, boot, lineage, to] = hello;
         if (magic, version) != (MAGIC, VERSION.into()) || node != named.0 || to != self.local.peer.node.0 {
             return Err(io::Error::other(format!("node {named} says a hello that is not in order")));
         }
         let kinds = [Kind::Control, Kind::Append, Kind::Snapshot];
         let kind = kinds.into_iter().find(|known| *known as u64 == kind).ok_or(io::ErrorKind::InvalidData)?;
-        Ok((kind, Peer { node: named, incarnation: Incarnation(incarnation) }, Lineage(lineage)))
+        Ok((kind, Peer { node: named, incarnation: Incarnation(incarnation) }, boot, Lineage(lineage)))
     }
 
     /// Makes a connection of a socket: of one that we `dialed`, or that was accepted.
@@ -171,7 +172,7 @@ impl Running {
             }
             self.say_hello(&mut stream, kind, to).await?;
         }
-        let (kind, peer, lineage) = self.hear_hello(&mut stream, named).await?;
+        let (kind, peer, boot, lineage) = self.hear_hello(&mut stream, named).await?;
         let (sender, queue) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
         let link = Arc::new(Link { kind, dialed: dialed.is_some(), socket: handle, queue: sender, room });
@@ -186,7 +187,7 @@ impl Running {
         if links > MAX_LINKS || lock(&self.tasks).is_none() {
             return Err(io::Error::other("too many connections, or stopped"));
         }
-        self.inbox.admit(peer, lineage).map_err(io::Error::other)?;
+        self.inbox.admit(peer, boot, lineage).map_err(io::Error::other)?;
         if dialed.is_none() {
             self.say_hello(&mut connection.stream, kind, named).await?;
         }

@@ -192,10 +192,20 @@ impl Engine {
         let last = self.log.last_index();
         let peers: BTreeMap<NodeId, Incarnation> =
             self.reachable_peers().map(|peer| (peer.node, peer.incarnation)).collect();
-        let now = self.now;
+        let (now, term, voters) = (self.now, self.term, self.membership().voters.clone());
+        let unknown: BTreeSet<NodeId> = self
+            .peers()
+            .filter(|peer| peer.incarnation == Incarnation::UNKNOWN)
+            .map(|peer| peer.node)
+            .collect();
         let Role::Leader(leader) = &mut self.role else { return };
+        if let Some(gone) = leader.transfer.take_if(|transfer| !voters.contains(&transfer.to)) {
+            self.events.push(Event::TransferFailed { to: gone.to, term });
+        }
         leader.progress.retain(|node, peer| peers.get(node) == Some(&peer.incarnation));
         leader.change.broken.retain(|node| peers.contains_key(node));
+        // Once bound, what it said is used up: asked again, it may have another folder.
+        leader.change.introduced.retain(|node, _| unknown.contains(node));
         for (node, incarnation) in peers {
             if !leader.change.broken.contains(&node) {
                 leader.progress.entry(node).or_insert_with(|| Progress::new(incarnation, last, now));
@@ -221,7 +231,11 @@ impl Engine {
     /// The leader's next step of a change, if one is due.
     pub(super) fn advance_change(&mut self) {
         let Some((index, membership)) = self.log.membership() else { return };
-        if index <= self.commit && !membership.is_voter(self.local.node) {
+        let leaves = index <= self.commit && !membership.is_voter(self.local.node);
+        if let (false, Role::Leader(leader)) = (leaves, &mut self.role) {
+            leader.change.leaving = None;
+        }
+        if leaves {
             return self.leave_office();
         }
         if self.change_waits().is_some() {
@@ -260,8 +274,10 @@ impl Engine {
     /// The voters of `next` that do not answer, where so many are silent that it could not be committed now.
     fn silent_voters(&self, next: &Membership) -> Option<Vec<NodeId>> {
         let Role::Leader(leader) = &self.role else { return None };
+        // Who has promised nothing in this term is not known to be alive at all.
         let answers = |node: NodeId| {
-            node == self.local.node || leader.progress.get(&node).is_some_and(|peer| self.is_active(peer))
+            let promised = |peer: &Progress| self.is_active(peer) && peer.matched > 0;
+            node == self.local.node || leader.progress.get(&node).is_some_and(promised)
         };
         if next.quorum(|node| u64::from(answers(node))) == 1 {
             return None;
@@ -359,6 +375,15 @@ impl Engine {
             return;
         }
         self.send(to, Message::Dismissed { membership: index, dismissal });
+    }
+
+    /// Why this node does not count any more, as far as it knows.
+    pub(super) fn dismissal(&self) -> Option<Dismissal> {
+        let committed = self.log.membership().filter(|(index, _)| *index <= self.commit);
+        let removed = committed.is_some_and(|(_, membership)| {
+            !membership.is_empty() && !membership.nodes.contains_key(&self.local.node)
+        });
+        self.dismissed.or(removed.then_some(Dismissal::Removed))
     }
 
     /// A member says that a committed configuration, newer than the one known here, is without this node.
@@ -483,4 +508,51 @@ pub enum ChangeError {
     /// The group has stopped.
     #[error("the group has stopped")]
     Fatal,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Time = Time::from_millis(500);
+
+    fn at(millis: u64) -> Time {
+        Time::from_millis(millis)
+    }
+
+    fn begun() -> CatchUp {
+        CatchUp { goal: 100, since: at(0), rounds: 0, done: false }
+    }
+
+    #[test]
+    fn a_round_takes_what_the_log_held_when_it_began() {
+        let mut catch_up = begun();
+        assert!(!catch_up.observe(40, 150, at(400), TIMEOUT));
+        assert!(!catch_up.done);
+        assert!(!catch_up.observe(100, 180, at(499), TIMEOUT));
+        assert_eq!((catch_up.done, catch_up.goal, catch_up.rounds), (true, 180, 0));
+    }
+
+    #[test]
+    fn who_falls_behind_again_is_not_caught_up() {
+        let mut catch_up = begun();
+        assert!(!catch_up.observe(100, 180, at(10), TIMEOUT));
+        assert!(!catch_up.observe(150, 300, at(509), TIMEOUT));
+        assert!(catch_up.done);
+        assert!(!catch_up.observe(150, 300, at(510), TIMEOUT));
+        assert!(!catch_up.done);
+    }
+
+    #[test]
+    fn ten_slow_rounds_are_reported_and_then_it_is_tried_anew() {
+        let mut catch_up = begun();
+        let (mut now, mut last) = (0, 100);
+        for round in 1..=2 * MAX_ROUNDS {
+            now += 500;
+            let slow = catch_up.observe(last, last + 10, at(now), TIMEOUT);
+            last += 10;
+            assert_eq!(slow, round % MAX_ROUNDS == 0, "round {round}");
+            assert!(!catch_up.done);
+        }
+    }
 }

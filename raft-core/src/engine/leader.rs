@@ -40,7 +40,7 @@ pub(super) struct Leader {
     /// Up to when its log time goes: that of its last entry with one, or when it began to lead.
     pub(super) stamped_at: Time,
     /// The membership is being changed.
-    pub(super) change: Change,
+    pub(super) change: Box<Change>,
 }
 
 /// How long after a commit idle followers are told of it. Under load the next append tells them sooner; without load a few
@@ -69,7 +69,7 @@ impl Engine {
             heartbeat_commit: self.commit,
             transfer: None,
             stamped_at: self.now,
-            change: Change::default(),
+            change: Box::default(),
         });
         self.events.push(Event::Elected { term: self.term });
         if let Some(membership) = self.take_founding() {

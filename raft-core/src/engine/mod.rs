@@ -266,9 +266,10 @@ impl Engine {
         }
         let bound =
             self.membership().nodes.get(&from.node).map_or(Incarnation::UNKNOWN, |info| info.incarnation);
-        // Who has lost its folder may still ask and learn that the cluster is founded; who is asked may answer anew.
-        let introduces = asks || matches!(message, Message::IdentityResponse { .. });
-        if !introduces && bound != from.incarnation && bound != Incarnation::UNKNOWN {
+        // Nobody counts on what another folder than the bound one promises. What it asks for is another matter (thesis, 4.1): only who was
+        // taken in with it can campaign and lead, and this node's roster may be the older one.
+        let promises = matches!(message, Message::VoteResponse(_) | Message::AppendResponse(_));
+        if promises && bound.contradicts(from.incarnation) {
             return Err(Refusal::ForeignIncarnation);
         }
         let index = match message {
@@ -533,7 +534,7 @@ impl Engine {
             membership: self.membership().clone(),
             membership_index: self.log.membership().map_or(0, |(index, _)| index),
             change: self.change_status(),
-            dismissed: self.dismissed,
+            dismissed: self.dismissal(),
             lineage: self.lineage(),
             peers,
         }

@@ -140,8 +140,9 @@ impl Engine {
     /// What majorities are counted in where a bug about that is planted.
     #[cfg(feature = "testing")]
     pub(super) fn planted_membership(&self, in_force: &Membership) -> Option<Membership> {
+        let planted = self.planted?;
         let mut wrong = in_force.clone();
-        match self.planted? {
+        match planted {
             Planted::LearnerCounted => wrong.voters.extend(&in_force.learners),
             Planted::JointHalfIgnored => wrong.outgoing.clear(),
             Planted::RemovedLeaderCounts if matches!(self.role, Role::Leader(_)) => {

@@ -48,7 +48,7 @@ impl Engine {
     /// belongs to no cluster or was told that it does not count. From one to two election timeouts (paper,
     /// 5.2); the highest priority draws from the first half of that, which leaves enough to keep two of them apart.
     pub(super) fn election_deadline(&mut self) -> Time {
-        if self.membership().is_empty() || self.dismissed.is_some() {
+        if self.membership().is_empty() || self.dismissal().is_some() {
             return Time::MAX;
         }
         let timeout = self.config.election_timeout;

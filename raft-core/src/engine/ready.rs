@@ -243,7 +243,11 @@ impl Engine {
             self.apply_backlog_bytes += bytes;
             self.snapshots.note_applied(bytes);
             self.note_levels(&entries);
-            ready.apply.extend(entries);
+            if ready.apply.is_empty() {
+                ready.apply = entries;
+            } else {
+                ready.apply.extend(entries);
+            }
         }
     }
 

@@ -68,7 +68,7 @@ pub struct Status {
     pub membership_index: Index,
     /// Where a change of the membership stands, while one is under way.
     pub change: Option<ChangeStatus>,
-    /// A member told that this node does not count any more, and it has heard of no leader since.
+    /// This node does not count any more: its log says so, or a member told it and no leader has been heard of since.
     pub dismissed: Option<Dismissal>,
     /// The lineage that the node belongs to; unknown where it knows no committed configuration.
     pub lineage: Lineage,

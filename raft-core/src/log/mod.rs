@@ -111,8 +111,9 @@ impl Log {
             self.outline.memberships.insert(entry.index(), Membership::clone(membership));
             self.outline_changed = true;
         }
-        self.weight.push(entry.index(), entry.bytes());
-        self.tail.push(entry);
+        let bytes = entry.bytes();
+        self.weight.push(entry.index(), bytes);
+        self.tail.push(entry, bytes);
     }
 
     /// Drops the entries up to `to`, which is in the log.

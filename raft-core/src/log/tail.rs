@@ -1,6 +1,7 @@
 //! The newest entries, in memory.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 
 use crate::types::{Entry, Index};
 
@@ -30,8 +31,10 @@ impl Tail {
         self.entries.iter().rev().take_while(|entry| entry.index() > index).map(Entry::bytes).sum()
     }
 
-    pub(super) fn push(&mut self, entry: Entry) {
-        self.bytes += entry.bytes();
+    /// `bytes` are those of the entry.
+    pub(super) fn push(&mut self, entry: Entry, bytes: usize) {
+        debug_assert_eq!(bytes, entry.bytes());
+        self.bytes += bytes;
         self.entries.push_back(entry);
     }
 
@@ -71,19 +74,20 @@ impl Tail {
     pub(super) fn slice(&self, from: Index, to: Index, max_bytes: usize) -> Option<(Vec<Entry>, usize)> {
         let start = usize::try_from(from.checked_sub(self.first)?).ok()?;
         let wanted = usize::try_from((to + 1).checked_sub(from)?).ok()?;
-        let mut bytes = 0;
-        let mut count = 0;
-        for entry in self.entries.iter().skip(start).take(wanted) {
-            let more = bytes + entry.bytes();
-            if count > 0 && more > max_bytes {
-                break;
-            }
-            bytes = more;
-            count += 1;
-        }
-        if count == 0 {
+        let end = start.saturating_add(wanted).min(self.entries.len());
+        if start >= end {
             return None;
         }
+        let (mut bytes, mut count) = (0, 0);
+        // Not a loop: the deque lies in two pieces, and this goes over each of them at once.
+        let _full = self.entries.range(start..end).try_for_each(|entry| {
+            let more = bytes + entry.bytes();
+            if count > 0 && more > max_bytes {
+                return ControlFlow::Break(());
+            }
+            (bytes, count) = (more, count + 1);
+            ControlFlow::Continue(())
+        });
         Some((self.entries.range(start..start + count).cloned().collect(), bytes))
     }
 }

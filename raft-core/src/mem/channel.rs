@@ -57,8 +57,8 @@ impl Links {
         if let (true, Some((a_local, a_inbox)), Some((b_local, b_inbox))) =
             (wanted, self.nodes.get(&a), self.nodes.get(&b))
             && a_local.cluster == b_local.cluster
-            && a_inbox.admit(b_local.peer, b_inbox.lineage()).is_ok()
-            && b_inbox.admit(a_local.peer, a_inbox.lineage()).is_ok()
+            && a_inbox.admit(b_local.peer, b_local.boot, b_inbox.lineage()).is_ok()
+            && b_inbox.admit(a_local.peer, a_local.boot, a_inbox.lineage()).is_ok()
         {
             self.connections += 1;
             self.up.insert(pair(a, b), self.connections);

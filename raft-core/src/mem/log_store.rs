@@ -19,7 +19,7 @@ pub struct MemLogStore {
     failed: AtomicBool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Log {
     owner: Option<(ClusterId, NodeId, Incarnation)>,
     boot: u64,
@@ -27,7 +27,7 @@ struct Log {
 }
 
 /// One group's log: `entries` follow `compacted` without gaps; `state.last` is the last of them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Group {
     state: LogState,
     compacted: Index,
@@ -38,6 +38,13 @@ impl MemLogStore {
     /// An empty store.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A log of its own that holds the same, as when a data folder is copied.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let log = self.lock().clone();
+        Self { log: Arc::new(Mutex::new(log)), failed: AtomicBool::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Log> {

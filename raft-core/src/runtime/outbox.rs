@@ -8,7 +8,7 @@ use super::snapshots::Door;
 use crate::engine::Engine;
 use crate::membership::Membership;
 use crate::message::Envelope;
-use crate::transport::{Inbox, SnapshotStream, Transport};
+use crate::transport::{Inbox, LocalNode, SnapshotStream, Transport};
 use crate::types::{Incarnation, Lineage, NodeId, Peer};
 
 /// Who may talk to this node; shared with the transport's side, which asks at each hello.
@@ -21,7 +21,12 @@ struct Known {
     bound: BTreeMap<NodeId, Incarnation>,
     /// What this node belongs to.
     lineage: Lineage,
+    /// The latest run of each node that was heard of, on the folder that it has.
+    runs: BTreeMap<NodeId, (Incarnation, u64)>,
 }
+
+/// Peers whose runs are remembered: far more than a cluster has, however often its nodes are replaced.
+const MAX_RUNS: usize = 1024;
 
 impl Roster {
     fn follow(&self, membership: &Membership) {
@@ -33,8 +38,37 @@ impl Roster {
         lock(&self.0).lineage
     }
 
-    /// Whether to talk to a peer that says that it is of `lineage`; if not, why.
-    pub(super) fn admit(&self, peer: Peer, lineage: Lineage) -> Result<(), String> {
+    /// Whether to talk to a peer whose run is `boot`; if not, why. An old copy of a folder shows itself by a run that is older than
+    /// one that was heard of, and a second process on a copy by one that is as old.
+    fn admit(&self, peer: Peer, boot: u64, lineage: Lineage) -> Result<(), String> {
+        self.belongs(peer, lineage)?;
+        let mut known = lock(&self.0);
+        let (node, starts) = (peer.node, LocalNode::starts(boot));
+        match known.runs.get(&node) {
+            Some(&(folder, seen)) if folder == peer.incarnation && seen != boot => {
+                let before = LocalNode::starts(seen);
+                if starts < before {
+                    return Err(format!(
+                        "node {node} runs on an old copy of its data folder: this is start {starts} of it, and start {before} was seen; \
+                         stop it, empty the folder, and readmit the node"
+                    ));
+                }
+                if starts == before {
+                    return Err(format!(
+                        "two processes run as node {node} on copies of one data folder: stop one of them, and remove its folder"
+                    ));
+                }
+            }
+            _ => {}
+        }
+        if known.runs.len() < MAX_RUNS || known.runs.contains_key(&node) {
+            known.runs.insert(node, (peer.incarnation, boot));
+        }
+        Ok(())
+    }
+
+    /// Whether a peer says that it is of this node's `lineage` and has the folder that it is bound to; if not, why.
+    pub(super) fn belongs(&self, peer: Peer, lineage: Lineage) -> Result<(), String> {
         let known = lock(&self.0);
         if known.lineage.contradicts(lineage) {
             return Err(format!(
@@ -159,7 +193,7 @@ impl Inbox for GroupInbox {
         self.snapshots.enter(from, stream);
     }
 
-    fn admit(&self, peer: Peer, lineage: Lineage) -> Result<(), String> {
-        self.roster.admit(peer, lineage)
+    fn admit(&self, peer: Peer, boot: u64, lineage: Lineage) -> Result<(), String> {
+        self.roster.admit(peer, boot, lineage)
     }
 }

@@ -40,7 +40,8 @@ pub(super) async fn recover(
     let fresh = Incarnation(random.u64(1..));
     let claim = store.claim(options.cluster, options.node, fresh).await?;
     let peer = Peer { node: options.node, incarnation: claim.incarnation };
-    let local = LocalNode { cluster: options.cluster, peer, boot: claim.boot };
+    let boot = LocalNode::boot(claim.boot, random.u64(..));
+    let local = LocalNode { cluster: options.cluster, peer, boot };
 
     let mut state = store.load(options.group).await?;
     check_last(options, store, &state).await?;

@@ -43,21 +43,10 @@ impl Cluster {
         Self::on(size, config, |_| Image::of(HardState::default(), outline.clone(), Vec::new()))
     }
 
-    /// `size` nodes of which the first `members` are founded already and the others blank; none runs yet.
-    pub fn with_spares(size: usize, members: usize, config: &Config) -> Self {
-        let voters = Membership::of_voters(self::members(members, incarnation));
-        let outline = founded_outline(Membership { lineage: LINEAGE, ..voters });
-        Self::on(size, config, |id| {
-            if id.0 <= members as u64 {
-                Image::of(HardState::default(), outline.clone(), Vec::new())
-            } else {
-                Image::default()
-            }
-        })
-    }
-
     /// Puts an old copy of its data folder back. The node must not be running.
     pub fn put_back(&mut self, place: usize, image: Image) {
+        let lost = self.nodes[place].disk.image().clone();
+        self.nodes[place].lost.push(lost);
         self.nodes[place].disk = super::disk::Disk::new(image);
     }
 

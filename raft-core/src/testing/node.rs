@@ -47,6 +47,8 @@ pub struct Node {
     pub disk: Disk,
     /// Its snapshots.
     pub shelf: Shelf,
+    /// What was on folders that it lost: it had promised to hold that, and leaders may count on it for a while.
+    pub(crate) lost: Vec<Image>,
     /// What was applied in this run, or restored.
     pub applied: Applied,
 }
@@ -61,6 +63,7 @@ impl Node {
             run: 0,
             disk: Disk::new(image),
             shelf: Shelf::default(),
+            lost: Vec::new(),
             applied: Applied::default(),
         }
     }
@@ -132,6 +135,7 @@ impl Node {
     pub fn wipe(&mut self) {
         const NEXT_FOLDER: u64 = 0x1_0000;
         self.engine = None;
+        self.lost.push(self.disk.image().clone());
         self.disk = Disk::default();
         self.shelf = Shelf::default();
         self.peer.incarnation.0 += NEXT_FOLDER;

@@ -320,18 +320,18 @@ impl Inbox for FaultyInbox {
         }
     }
 
-    fn admit(&self, peer: Peer, lineage: Lineage) -> Result<(), String> {
+    fn admit(&self, peer: Peer, boot: u64, lineage: Lineage) -> Result<(), String> {
         match self.fault {
             Fault::AdmitsAll => {
-                let _ = self.inbox.admit(peer, lineage);
+                let _ = self.inbox.admit(peer, boot, lineage);
                 Ok(())
             }
             Fault::AsksOnce => {
                 let mut answers = self.answers.lock().unwrap();
-                answers.entry(peer.node).or_insert_with(|| self.inbox.admit(peer, lineage)).clone()
+                answers.entry(peer.node).or_insert_with(|| self.inbox.admit(peer, boot, lineage)).clone()
             }
-            Fault::NoLineage => self.inbox.admit(peer, Lineage::UNKNOWN),
-            _ => self.inbox.admit(peer, lineage),
+            Fault::NoLineage => self.inbox.admit(peer, boot, Lineage::UNKNOWN),
+            _ => self.inbox.admit(peer, boot, lineage),
         }
     }
 

@@ -30,6 +30,9 @@ pub(super) const LOG_FILE: &str = "log.redb";
 /// The node's snapshots within its data folder.
 pub(super) const SNAPSHOT_FOLDER: &str = "snapshots";
 
+/// How much memory the log's pages may take: the state is in memory, and the log is written and read at its end.
+const LOG_CACHE_BYTES: usize = 16 << 20;
+
 /// How long requests under way may take to end once the node is told to stop.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -211,14 +214,14 @@ fn opener(args: &ServeArgs) -> impl FnOnce() -> Result<RedbLogStore, StorageErro
     #[cfg(feature = "fault")]
     let fault_file = args.fault_file.clone();
     move || {
+        let options = raft_storage_redb::Options::default().cache_bytes(LOG_CACHE_BYTES);
         #[cfg(feature = "fault")]
         if let Some(file) = fault_file {
             use raft_storage_redb::testing::{Faults, open_with_faults};
 
-            let options = raft_storage_redb::Options::default();
             return open_with_faults(path, &options, &Faults::control_file(file));
         }
-        RedbLogStore::open(path)
+        RedbLogStore::open_with(path, &options)
     }
 }
 

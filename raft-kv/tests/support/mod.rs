@@ -75,8 +75,17 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Waits until this gives something.
-pub async fn eventually<T>(what: &str, mut get: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub async fn eventually<T>(what: &str, get: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, what, get).await
+}
+
+/// Waits until this holds, for something whose time is known.
+pub async fn eventually_within<T>(
+    patience: Duration,
+    what: &str,
+    mut get: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(value) = get().await {
             return value;

@@ -122,6 +122,17 @@ impl CrashDisk {
         left
     }
 
+    /// The disk after its user was killed right before the operation of this number, counted from 0: it holds all that was
+    /// written, and of that a crash still takes what was not synced. Its operations go on from that number.
+    #[must_use]
+    pub fn killed_at(&self, operation: usize) -> Self {
+        let state = self.state();
+        let history = state.history[..operation.min(state.history.len())].to_vec();
+        let mut bytes = state.first.clone();
+        history.iter().for_each(|op| op.apply(&mut bytes));
+        Self(Arc::new(Mutex::new(State { first: state.first.clone(), bytes, history, stops_at: None })))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

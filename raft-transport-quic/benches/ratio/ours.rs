@@ -114,7 +114,7 @@ impl Inbox for Ends {
         LINEAGE
     }
 
-    fn admit(&self, _peer: Peer, _lineage: Lineage) -> Result<(), String> {
+    fn admit(&self, _peer: Peer, _boot: u64, _lineage: Lineage) -> Result<(), String> {
         Ok(())
     }
 

@@ -45,7 +45,7 @@ impl Inbox for Recorder {
         self.snapshots.lock().unwrap().push_back((from, stream));
     }
 
-    fn admit(&self, peer: Peer, lineage: Lineage) -> Result<(), String> {
+    fn admit(&self, peer: Peer, _boot: u64, lineage: Lineage) -> Result<(), String> {
         if *self.refused_lineage.lock().unwrap() == Some(lineage) {
             return Err(format!("it is of lineage {lineage}"));
         }

@@ -1,9 +1,12 @@
 //! Streams for snapshots: beside the lanes, in order, bounded.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use raft_core::transport::{MAX_SNAPSHOT_FRAME_BYTES, SnapshotStream, Transport};
 use raft_core::types::NodeId;
 use raft_transport_quic::DevCa;
+use tokio::net::UdpSocket;
 
 use crate::common::{CLUSTER, Node, local, options, until, vote};
 use crate::stranger::{RawHello, Stranger, good_papers};
@@ -207,6 +210,35 @@ async fn a_stream_breaks_with_its_connection() {
     assert!(receiver.send(frame(1, 1)).await.is_err());
     let Err(error) = one.transport.open_snapshot(NodeId(9)).await else { panic!("nobody is there") };
     assert!(error.to_string().contains("not connected"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dial_that_comes_late_breaks_nothing() {
+    let ca = DevCa::new(CLUSTER).unwrap();
+    let mut patient = options();
+    patient.connect_timeout = Duration::from_secs(2);
+    let one =
+        Node::start_with(ca.issue(NodeId(1)).unwrap(), local(1, 1), "127.0.0.1:0", patient.clone()).await;
+    // A node that is being started: its port is there, and nobody answers yet.
+    let port = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = port.local_addr().unwrap().to_string();
+    one.transport.connect(NodeId(2), &address);
+    port.recv_from(&mut [0; 2048]).await.unwrap();
+    let dialed = Instant::now();
+    drop(port);
+    let two = Node::start_with(ca.issue(NodeId(2)).unwrap(), local(2, 1), &address, options()).await;
+    two.meet(&one).await;
+    let mut sender = open(&one, 2).await;
+    let mut receiver = two.inbox.next_snapshot(1).await;
+    // While the dial asks again, is answered, and would be the one to keep.
+    for number in 0.. {
+        sender.send(frame(number, 10_000)).await.unwrap();
+        assert_eq!(receiver.receive().await.unwrap(), Some(frame(number, 10_000)));
+        if dialed.elapsed() > patient.connect_timeout {
+            break;
+        }
+    }
+    assert_eq!((one.stats().reconnects, two.stats().reconnects), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,12 +61,14 @@ impl SnapshotPlace {
         }
     }
 
-    /// Makes the folder, durably.
+    /// Makes the folder and those above it, durably.
     pub(super) fn prepare(&self) -> io::Result<()> {
         let Kind::Folder(path) = &self.0 else { return Ok(()) };
-        if !path.is_dir() {
-            fs::create_dir_all(path).map_err(|e| about(path, &e))?;
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let missing = path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.is_dir());
+        let missing: Vec<&Path> = missing.collect();
+        fs::create_dir_all(path).map_err(|e| about(path, &e))?;
+        for made in missing {
+            let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
             sync_folder(parent.unwrap_or(Path::new(".")))?;
         }
         Ok(())

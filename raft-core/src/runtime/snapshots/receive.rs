@@ -186,7 +186,7 @@ impl Receiving {
         if sender.node != from {
             return Err(format!("node {from} speaks for node {}", sender.node));
         }
-        self.roster.admit(*sender, meta.membership.lineage)?;
+        self.roster.belongs(*sender, meta.membership.lineage)?;
         if self.folder.is_none() {
             return Err("this node has no place for snapshots: set NodeOptions::snapshots".to_owned());
         }

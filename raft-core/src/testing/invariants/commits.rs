@@ -82,7 +82,10 @@ impl Commits {
                 format!("{} leads term {} and commits {last:?}.{}", view.node, view.term, view.commit),
             ));
         }
-        let holds = |node: &&Node| node.disk.image().holds(view.commit, last);
+        let holds = |node: &&Node| {
+            node.disk.image().holds(view.commit, last)
+                || node.lost.iter().any(|image| image.holds(view.commit, last))
+        };
         let durable: BTreeSet<NodeId> = nodes.iter().filter(holds).map(Node::id).collect();
         let (majority, membership) = memberships.is_majority(view, logs, &durable);
         if !majority {

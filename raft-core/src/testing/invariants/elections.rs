@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 
 use super::{Broken, View};
 use crate::message::{Envelope, Message};
-use crate::types::{EntryId, NodeId, Term};
+use crate::types::{EntryId, Incarnation, NodeId, Term};
 
 #[derive(Default)]
 pub(super) struct Elections {
     leaders: BTreeMap<Term, NodeId>,
-    votes: BTreeMap<(NodeId, Term), NodeId>,
-    campaigns: BTreeMap<(NodeId, Term), Campaign>,
+    /// By the node and its data folder: who lost it is another voter, and is refused as the one before.
+    votes: BTreeMap<(NodeId, Incarnation, Term), NodeId>,
+    campaigns: BTreeMap<(NodeId, Incarnation, Term), Campaign>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -41,7 +42,7 @@ impl Elections {
         match &envelope.message {
             Message::VoteRequest(m) if !m.pre_vote => {
                 let campaign = Campaign { run: view.run, last: m.last };
-                let first = self.campaigns.entry((view.node, m.term)).or_insert(campaign);
+                let first = self.campaigns.entry((view.node, view.incarnation, m.term)).or_insert(campaign);
                 if (first.run, first.last) != (view.run, m.last) {
                     return Err(Broken::new(
                         "a node campaigns once in a term, with one log",
@@ -51,11 +52,9 @@ impl Elections {
                         ),
                     ));
                 }
-                self.vote(view.node, m.term, view.node)
+                self.vote(view, m.term, view.node)
             }
-            Message::VoteResponse(m) if m.granted && !m.pre_vote => {
-                self.vote(view.node, m.term, envelope.to.node)
-            }
+            Message::VoteResponse(m) if m.granted && !m.pre_vote => self.vote(view, m.term, envelope.to.node),
             Message::AppendRequest(m) if self.leader(m.term) != Some(view.node) => Err(Broken::new(
                 "only the leader of a term sends appends in it",
                 format!("{} sends in term {}", view.node, m.term),
@@ -64,8 +63,9 @@ impl Elections {
         }
     }
 
-    fn vote(&mut self, voter: NodeId, term: Term, candidate: NodeId) -> Result<(), Broken> {
-        let first = *self.votes.entry((voter, term)).or_insert(candidate);
+    fn vote(&mut self, view: &View<'_>, term: Term, candidate: NodeId) -> Result<(), Broken> {
+        let voter = view.node;
+        let first = *self.votes.entry((voter, view.incarnation, term)).or_insert(candidate);
         if first == candidate {
             return Ok(());
         }

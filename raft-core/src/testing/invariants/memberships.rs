@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::commits::Commits;
 use super::logs::Logs;
 use super::{Broken, View};
 use crate::engine::{Event, Ready, RoleName};
@@ -53,18 +52,12 @@ impl Memberships {
     }
 
     /// Learns what a node writes and, before that, what a leader appends; checks each of its steps.
-    pub(super) fn check(
-        &mut self,
-        view: &View<'_>,
-        ready: &Ready,
-        logs: &Logs,
-        commits: &Commits,
-    ) -> Result<(), Broken> {
+    pub(super) fn check(&mut self, view: &View<'_>, ready: &Ready, logs: &Logs) -> Result<(), Broken> {
         for event in &ready.events {
             if let Event::MembershipAppended { index, membership } = event
                 && view.role == RoleName::Leader
             {
-                self.appended(view, *index, membership, logs, commits)?;
+                self.appended(view, *index, membership, logs)?;
             }
         }
         for entry in ready.write.iter().flat_map(|write| &write.entries) {
@@ -81,12 +74,11 @@ impl Memberships {
         index: Index,
         next: &Membership,
         logs: &Logs,
-        commits: &Commits,
     ) -> Result<(), Broken> {
         let broken =
             |property, detail: String| Err(Broken::new(property, format!("{}: {detail}", view.node)));
         if let Some((before, in_force)) = self.of_leader(logs, view.term, index - 1) {
-            if commits.at(view.commit).is_none_or(|id| id.term != view.term) {
+            if logs.leader_term_at(view.term, view.commit) != Some(view.term) {
                 return broken(
                     "no configuration before the leader has committed in its term",
                     format!("{next} at {index}, commit {}", view.commit),

@@ -20,7 +20,7 @@ use crate::engine::{Event, Queues, Ready, RoleName};
 use crate::membership::Membership;
 use crate::testing::disk::Image;
 use crate::testing::node::Node;
-use crate::types::{EntryId, Index, NodeId, Term, Time};
+use crate::types::{EntryId, Incarnation, Index, NodeId, Term, Time};
 
 use commits::Commits;
 use elections::Elections;
@@ -59,6 +59,7 @@ pub(crate) struct View<'a> {
     /// Its place in the cluster.
     pub(crate) place: usize,
     pub(crate) node: NodeId,
+    pub(crate) incarnation: Incarnation,
     pub(crate) run: u64,
     pub(crate) role: RoleName,
     pub(crate) term: Term,
@@ -86,6 +87,7 @@ impl<'a> View<'a> {
         Some(Self {
             place,
             node: node.id(),
+            incarnation: node.peer().incarnation,
             run: node.run(),
             role: engine.role(),
             term: engine.term(),
@@ -193,8 +195,9 @@ impl Invariants {
         }
         self.transfers.check(view, nodes[view.place].config().election_timeout)?;
         bounds::check(view, nodes[view.place].config())?;
-        self.memberships.check(view, ready, &self.logs, &self.commits)?;
+        // What it commits it counts before it takes a step of a change.
         self.commits.advanced(view, led, &self.logs, &self.memberships, nodes)?;
+        self.memberships.check(view, ready, &self.logs)?;
         let handed = self.progress.handed_to_apply(view.place);
         self.snapshots.check(view, ready, &nodes[view.place].shelf, handed, &self.commits)?;
         applying::check(view, &ready.apply, &self.commits)?;

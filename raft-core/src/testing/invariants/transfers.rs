@@ -57,12 +57,15 @@ impl Transfers {
         nodes: &[Node],
     ) -> Result<(), Broken> {
         let Message::TimeoutNow(told) = &envelope.message else { return Ok(()) };
-        let target = nodes.iter().find(|node| node.peer() == envelope.to);
+        let target = nodes.iter().find(|node| node.id() == envelope.to.node);
         let held = target.and_then(|node| node.disk.image().term(view.last.index));
         // A later leader may have changed what the target had promised, and this one does not know yet.
         let holds = target.is_some_and(|node| {
             let image = node.disk.image();
-            image.holds(view.last.index, Some(view.last.term)) || image.hard_state().term > view.term
+            // Or its folder was lost, and the leader cannot know that either.
+            let mut images = node.lost.iter().chain([image]);
+            images.any(|image| image.holds(view.last.index, Some(view.last.term)))
+                || image.hard_state().term > view.term
         });
         let voter = view.voters.contains(&envelope.to.node);
         if told.term != view.term || view.role != RoleName::Leader || !holds || !voter {

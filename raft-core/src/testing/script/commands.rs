@@ -82,21 +82,18 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
 }
 
 /// `cluster 1 2 3 pre_vote=off max_append_bytes=100`: founded nodes, started. `blank` leaves the founding to `bootstrap`;
-/// `learner=3` gives that node no vote, `spares=2` makes the last two blank nodes that are no members, `priorities=0,5,9` gives each
-/// node its own.
+/// `learner=3` gives that node no vote, `priorities=0,5,9` each node its own.
 fn cluster(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     let mut config = Config::default();
     let mut size = 0_usize;
     let mut blank = false;
-    let (mut priorities, mut learner, mut spares) = (Vec::new(), None, 0);
+    let (mut priorities, mut learner) = (Vec::new(), None);
     for word in words {
         if let Some(list) = word.strip_prefix("priorities=") {
             let parsed: Result<_, _> = list.split(',').map(str::parse).collect();
             priorities = parsed.map_err(|_| "priorities are numbers from 0 to 255")?;
         } else if let Some(node) = word.strip_prefix("learner=") {
             learner = Some(parse_node(node)?);
-        } else if let Some(count) = word.strip_prefix("spares=") {
-            spares = count.parse().map_err(|_| "how many nodes are blank")?;
         } else if let Some((setting, value)) = word.split_once('=') {
             configure(&mut config, setting, value)?;
         } else if *word == "blank" {
@@ -113,7 +110,6 @@ fn cluster(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     let mut cluster = match learner {
         Some(learner) => Cluster::with_learner(size, &config, learner),
         None if blank => Cluster::blank(size, &config),
-        None if spares > 0 => Cluster::with_spares(size, size.saturating_sub(spares), &config),
         None => Cluster::founded(size, &config),
     };
     cluster.prioritize(&priorities);

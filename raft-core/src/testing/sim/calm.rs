@@ -1,10 +1,11 @@
 //! The end of a run: faults stop, and within a bounded time there must be one leader, equal logs and states, and answers
 //! to new calls.
 
-use super::world::{Event, World};
-use crate::engine::{ProposeError, RoleName};
+use super::world::{Event, World, place};
+use crate::engine::ProposeError;
 use crate::testing::invariants::Broken;
 use crate::testing::linearizable::Operation;
+use crate::types::NodeId;
 
 /// Two are kept, and a third is there from when it is written until the log store names it.
 const MAX_SNAPSHOTS: usize = 3;
@@ -24,6 +25,7 @@ impl World {
         for client in 0..self.session_clients.len() {
             self.session_client(client)?;
         }
+        self.plan(0, Event::Mend);
         self.settings.calm();
         self.network.heal();
         for host in &mut self.hosts {
@@ -47,8 +49,12 @@ impl World {
 
     /// A majority that stays; all other nodes die. Not where the cluster is not founded: that needs all nodes.
     fn draw_core(&mut self) -> Result<bool, Broken> {
-        let size = self.settings.size;
-        if size < 3 || (!self.settings.founded && self.cluster.invariants.committed().is_empty()) {
+        let size = self.settings.members;
+        // With members that come and go, who is a majority is the leader's to know.
+        let weights = &self.settings.nemesis;
+        let changing = weights.members + weights.lost_folder + weights.old_folder > 0;
+        if size < 3 || changing || (!self.settings.founded && self.cluster.invariants.committed().is_empty())
+        {
             return Ok(false);
         }
         for _ in 0..(size - 1) / 2 {
@@ -102,7 +108,11 @@ impl World {
     }
 
     fn waiting(&self) -> Option<String> {
-        self.cluster.nodes.iter().zip(&self.hosts).find_map(|(node, host)| {
+        // Who is no member any more hears of nothing, and its callers' time runs out.
+        let leader = self.leader();
+        let members = leader.map(|leader| self.members(leader)).unwrap_or_default();
+        members.into_iter().find_map(|node| {
+            let (node, host) = (&self.cluster.nodes[node], &self.hosts[node]);
             let queues = node.engine()?.queues();
             let calls = host.waiting.proposals.len()
                 + host.waiting.attempts.len()
@@ -145,13 +155,14 @@ impl World {
     /// The node that leads, where all agree on it.
     fn leader(&self) -> Option<usize> {
         let engine = |node: usize| self.cluster.nodes[node].engine();
-        let place = (0..self.settings.size)
-            .find(|&node| engine(node).is_some_and(|engine| engine.role() == RoleName::Leader))?;
+        let place = self.latest_leader()?;
         let (leader, term) = (self.cluster.nodes[place].id(), engine(place)?.term());
-        let agreed = (0..self.settings.size).all(|node| match engine(node) {
-            Some(engine) => engine.leader() == Some(leader) && engine.term() == term,
-            None => !self.core[node],
-        });
+        let members = self.members(place);
+        let agreed = members.contains(&place)
+            && members.into_iter().all(|node| match engine(node) {
+                Some(engine) => engine.leader() == Some(leader) && engine.term() == term,
+                None => !self.core[node],
+            });
         agreed.then_some(place)
     }
 
@@ -160,17 +171,26 @@ impl World {
         let Some(last) = self.cluster.nodes[leader].engine().map(crate::engine::Engine::last) else {
             return false;
         };
-        self.cluster.nodes.iter().zip(&self.core).filter(|&(_, &up)| up).all(|(node, _)| {
-            node.engine().is_some_and(|e| e.last() == last && e.commit() == last.index)
-                && node.applied.last == last
-                && node.disk.image().last() == last
-        })
+        self.is_settled(leader)
+            && self.members(leader).into_iter().filter(|&node| self.core[node]).all(|node| {
+                let node = &self.cluster.nodes[node];
+                node.engine().is_some_and(|e| e.last() == last && e.commit() == last.index)
+                    && node.applied.last == last
+                    && node.disk.image().last() == last
+            })
     }
 
     /// Where some nodes are preferred, one of them leads in the end, however often each was lost as leader before.
     fn preferred_leads(&mut self) -> Result<(), Broken> {
         const LONGEST_TRIAL_TIMEOUTS: u64 = 128;
-        let Some(&highest) = self.settings.priorities.iter().max() else { return Ok(()) };
+        if self.settings.priorities.is_empty() {
+            return Ok(());
+        }
+        let Some(leader) = self.leader() else { return Err(self.stuck("a calm cluster keeps its leader")) };
+        let membership = self.cluster.nodes[leader].engine().map(|engine| engine.membership().clone());
+        let voters = membership.map(|membership| membership.voters).unwrap_or_default();
+        let priority = |voter: NodeId| self.settings.priorities.get(place(voter.0)).copied();
+        let Some(highest) = voters.into_iter().filter_map(priority).max() else { return Ok(()) };
         let patience = 2 * LONGEST_TRIAL_TIMEOUTS * self.election_timeout() + 20 * self.settings.delay_max;
         let preferred =
             |world: &Self| world.leader().is_some_and(|leader| world.settings.priorities[leader] == highest);
@@ -214,11 +234,14 @@ impl World {
     }
 
     fn same_states(&mut self) -> Result<(), Broken> {
+        let Some(leader) = self.leader() else { return Err(self.stuck("a calm cluster keeps its leader")) };
+        let members = self.members(leader);
         if let Some(machines) = &mut self.machines {
-            machines.end_equal()?;
+            machines.end_equal(&members)?;
         }
-        for (node, host) in self.cluster.nodes.iter().zip(&self.hosts) {
-            let (first, first_host) = (&self.cluster.nodes[0], &self.hosts[0]);
+        for node in members {
+            let (node, host) = (&self.cluster.nodes[node], &self.hosts[node]);
+            let (first, first_host) = (&self.cluster.nodes[leader], &self.hosts[leader]);
             if node.applied != first.applied
                 || host.store != first_host.store
                 || host.sessions != first_host.sessions
@@ -248,9 +271,14 @@ impl World {
                 Some(engine) => {
                     let status = engine.status();
                     format!(
-                        "{} {} t{} last {} durable {} commit {} applied {} {:?}",
+                        "{} on {} {} by {} of {} {:?} {:?} t{} last {} durable {} commit {} applied {} {:?}",
                         node.id(),
+                        node.peer().incarnation,
                         status.role.as_str(),
+                        status.membership,
+                        status.membership_index,
+                        status.change,
+                        status.dismissed,
                         status.term,
                         status.last,
                         status.durable,

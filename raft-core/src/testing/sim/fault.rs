@@ -82,6 +82,12 @@ faults! {
     Stall "stall" => nemesis.stall;
     /// An operator asks for snapshots.
     Snapshot "snapshot" => nemesis.snapshot;
+    /// Operators change the members.
+    Members "members" => nemesis.members;
+    /// Nodes lose their data folders.
+    LostFolder "lost-folder" => nemesis.lost_folder;
+    /// Old copies of data folders are put back.
+    OldFolder "old-folder" => nemesis.old_folder;
     /// Snapshots cannot be written or sent.
     SnapshotFailure "snapshot-failure" => snapshot_failure;
 }

@@ -11,6 +11,7 @@
 mod calm;
 mod clients;
 mod fault;
+mod members;
 mod nemesis;
 mod network;
 mod sessions;

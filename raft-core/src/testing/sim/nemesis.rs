@@ -23,7 +23,7 @@ impl World {
         }
         let weights = self.settings.nemesis;
         let size = self.settings.size;
-        let faults: [(u64, Fault); 14] = [
+        let faults: [(u64, Fault); 17] = [
             (weights.crash, Self::crash_one),
             (weights.crash_all, Self::crash_all),
             (weights.rolling_restart, Self::rolling_restart),
@@ -38,6 +38,9 @@ impl World {
             (weights.stall, Self::stall),
             (weights.heal, Self::heal),
             (weights.snapshot, Self::ask_for_snapshot),
+            (weights.members, Self::change_members),
+            (weights.lost_folder, Self::lose_folder),
+            (weights.old_folder, Self::copy_folder),
         ];
         let total = faults.iter().map(|(weight, _)| weight).sum();
         let mut drawn = self.random.below(total);
@@ -178,7 +181,7 @@ impl World {
         Ok(())
     }
 
-    fn nemesis_did(&mut self, name: &'static str, nodes: &[usize]) {
+    pub(super) fn nemesis_did(&mut self, name: &'static str, nodes: &[usize]) {
         let node = nodes.first().copied().unwrap_or(usize::MAX);
         self.trace.count(name);
         self.event += 1;

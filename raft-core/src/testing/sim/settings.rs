@@ -13,6 +13,8 @@ use crate::testing::random::Random;
 pub struct Settings {
     /// How many nodes there are.
     pub size: usize,
+    /// How many of them are members at first; the others are blank.
+    pub members: usize,
     /// The settings of every engine.
     pub config: Config,
     /// Each node's priority, in order; none where all have the same.
@@ -109,6 +111,12 @@ pub struct NemesisWeights {
     pub stall: u64,
     /// An operator asks a node for a snapshot.
     pub snapshot: u64,
+    /// An operator changes the members.
+    pub members: u64,
+    /// A node loses its data folder.
+    pub lost_folder: u64,
+    /// A copy of a data folder is made, or put back.
+    pub old_folder: u64,
     /// The network is whole again.
     pub heal: u64,
 }
@@ -129,6 +137,7 @@ impl Settings {
         let disk_max = pick(random, &[100, 1_000, 8_000, 40_000]);
         Self {
             size,
+            members: size,
             config: draw_config(random),
             priorities: if random.chance(400_000) {
                 (0..size).map(|_| pick(random, &[0, 1, 100, 255]) as u8).collect()
@@ -164,6 +173,9 @@ impl Settings {
                 transfer: sometimes(random, &[4, 20]),
                 stall: sometimes(random, &[1, 6]),
                 snapshot: 0,
+                members: 0,
+                lost_folder: 0,
+                old_folder: 0,
                 heal: 8,
             },
             downtime_max: pick(random, &[20_000, 500_000, 3_000_000]),
@@ -204,6 +216,38 @@ impl Settings {
         let idle_ms = pick(random, &[500, 10_000, 3_600_000]);
         let (answers, bytes) = (pick(random, &[1, 4, 1_000]) as u32, pick(random, &[0, 100, 65_536]) as u32);
         self.sessions = super::sessions::limits(idle_ms, answers, bytes);
+    }
+
+    /// Draws how members come and go, from a source of its own, like snapshots.
+    pub(super) fn draw_members(&mut self, random: &mut Random) {
+        self.nemesis.members = sometimes(random, &[4, 20, 60]);
+        self.nemesis.lost_folder = sometimes(random, &[2, 10]);
+        self.nemesis.old_folder = sometimes(random, &[4, 20]);
+        if self.nemesis.members > 0 {
+            // Until a leader finds it out, nobody knows that a smaller cluster could not do without the node.
+            self.nemesis.old_folder = 0;
+        }
+        if self.nemesis.members + self.nemesis.lost_folder > 0 {
+            // Who comes in later learns the first configuration from the log.
+            self.founded = false;
+        }
+        if self.nemesis.members == 0 {
+            return;
+        }
+        for _ in 0..random.below(4) {
+            self.size += 1;
+            if !self.priorities.is_empty() {
+                self.priorities.push(pick(random, &[0, 1, 100, 255]) as u8);
+            }
+        }
+    }
+
+    /// Without changes of the members, blank nodes would stay blank.
+    pub(super) fn drop_spares(&mut self) {
+        if self.nemesis.members == 0 {
+            self.size = self.members;
+            self.priorities.truncate(self.members);
+        }
     }
 
     /// The same cluster with no fault left.

@@ -63,7 +63,7 @@ impl World {
         }
         let file = SnapshotFile::new(applied, request.membership, &added).map_err(broken)?;
         let (run, delay) = (self.run_of(node), self.random.below(self.settings.snapshot_max + 1));
-        self.plan(delay, Event::SnapshotTaken { node, run, file });
+        self.plan(delay, Event::SnapshotTaken { node, run, file: Box::new(file) });
         Ok(())
     }
 
@@ -130,21 +130,29 @@ impl World {
         self.event += 1;
         self.trace.mark([12, from as u64, to as u64, file.meta.last.index]);
         let cut = self.network.is_cut(from, to) || self.network.is_cut(to, from) || !self.is_up(to);
+        let fails = self.settings.snapshot_failure;
         let outcome = if stopped || cut {
             SnapshotOutcome::Failed
-        } else if self.random.chance(self.settings.snapshot_failure) {
-            if self.random.chance(500_000) { SnapshotOutcome::Failed } else { SnapshotOutcome::Refused }
+        } else if self.random.chance(fails) {
+            const WAYS: [SnapshotOutcome; 3] =
+                [SnapshotOutcome::Failed, SnapshotOutcome::Refused, SnapshotOutcome::Damaged];
+            WAYS[self.random.index(WAYS.len())]
         } else {
             SnapshotOutcome::Delivered
         };
+        // All of it had come when the stream broke, and nobody hears of it: the sender may be gone, and others lead.
+        let unheard = (stopped || cut) && fails > 0 && self.is_up(to) && self.random.chance(500_000);
+        if unheard {
+            self.trace.count("snapshots delivered unheard");
+        }
         self.trace.line(
             self.event,
             self.now,
             to,
             "snapshot",
-            format_args!("{} from {}: {outcome:?}", file.meta.last, from + 1),
+            format_args!("{} from {}: {outcome:?}, unheard: {unheard}", file.meta.last, from + 1),
         );
-        if outcome == SnapshotOutcome::Delivered {
+        if outcome == SnapshotOutcome::Delivered || unheard {
             let (peer, now) = (self.cluster.nodes[from].peer(), self.local_time(to));
             self.cluster.snapshot_received(to, peer, file, now);
             // Far fewer come than writes are begun.

@@ -180,10 +180,11 @@ impl Machines {
         done(self.running[node].restore(&mut source))
     }
 
-    /// All have applied the same.
-    pub(super) fn end_equal(&mut self) -> Result<(), Broken> {
+    /// All members have applied the same.
+    pub(super) fn end_equal(&mut self, members: &[usize]) -> Result<(), Broken> {
         let mut first: Option<Vec<u8>> = None;
-        for (node, machine) in self.running.iter_mut().enumerate() {
+        for &node in members {
+            let machine = &mut self.running[node];
             let snapshot = snapshot(machine.as_mut())?;
             let first = first.get_or_insert_with(|| snapshot.clone());
             if *first != snapshot {

@@ -1,10 +1,11 @@
 //! The event loop: what happens next, to whom, and what follows from it.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use super::clients::{Client, History, PendingRead, Store, Waiting};
+use super::members::Copy;
 use super::network::Network;
 use super::sessions::SessionClient;
 use super::settings::Settings;
@@ -40,7 +41,7 @@ pub(super) enum Event {
     SnapshotTaken {
         node: usize,
         run: u64,
-        file: SnapshotFile,
+        file: Box<SnapshotFile>,
     },
     /// A snapshot arrives, or its stream breaks.
     Transfer(Box<Transfer>),
@@ -74,6 +75,8 @@ pub(super) enum Event {
     },
     /// The operator founds the cluster, if it is not yet.
     Bootstrap,
+    /// The operator looks after members that lost their folders.
+    Mend,
     /// Nothing happens; time passes.
     Pass,
 }
@@ -83,6 +86,9 @@ const SESSIONS: u64 = 0x5E55_1045;
 
 /// Sets the draws for snapshots apart from all others.
 const SNAPSHOTS: u64 = 0x5AAF_5407;
+
+/// And those for changes of the members.
+const MEMBERS: u64 = 0x03E3_BE45;
 
 /// More events at one moment than this, and nodes or engine run in circles.
 const MAX_AT_ONCE: u64 = 20_000;
@@ -180,6 +186,8 @@ pub(super) struct World {
     pub(super) calm: bool,
     /// Which nodes are to be up, when faults are over.
     pub(super) core: Vec<bool>,
+    /// Copies of data folders, by node.
+    pub(super) copies: BTreeMap<usize, Copy>,
     order: u64,
     /// How many events happened since time last went on.
     at_once: u64,
@@ -192,9 +200,16 @@ impl World {
         let mut settings = Settings::draw(&mut random);
         settings.draw_snapshots(&mut Random::new(mix(options.seed ^ SNAPSHOTS)));
         settings.draw_sessions(&mut Random::new(mix(options.seed ^ SESSIONS)));
+        settings.draw_members(&mut Random::new(mix(options.seed ^ MEMBERS)));
+        if subject.store.is_some() {
+            // The user's store is not ours to lose.
+            settings.nemesis.lost_folder = 0;
+            settings.nemesis.old_folder = 0;
+        }
         for &fault in &options.without {
             settings.switch_off(fault);
         }
+        settings.drop_spares();
         if subject.machine.is_some() {
             settings.session_clients = 0;
             settings.config.max_entry_bytes = MACHINE_COMMAND_BYTES;
@@ -243,6 +258,7 @@ impl World {
             event: 0,
             calm: false,
             core: vec![true; size],
+            copies: BTreeMap::new(),
             order: 0,
             at_once: 0,
             planned: BinaryHeap::new(),
@@ -340,7 +356,7 @@ impl World {
                 self.applied(node)
             }
             Event::SnapshotTaken { node, run, file } if run == self.run_of(node) && self.is_up(node) => {
-                self.snapshot_taken(node, file)
+                self.snapshot_taken(node, *file)
             }
             Event::Transfer(transfer) => self.transferred(*transfer),
             Event::SnapshotSent { node, run, number, outcome }
@@ -365,6 +381,7 @@ impl World {
                 self.crash(node, keep, "stop in a rolling restart")
             }
             Event::Bootstrap => self.bootstrap(),
+            Event::Mend => self.mend(),
             _ => Ok(()),
         }
     }
@@ -830,7 +847,7 @@ impl World {
 
     fn bootstrap(&mut self) -> Result<(), Broken> {
         let now = self.local_time(0);
-        let members = Cluster::founders(self.settings.size);
+        let members = Cluster::founders(self.settings.members);
         let Some(engine) = self.cluster.nodes[0].engine_mut() else {
             self.plan(100_000, Event::Bootstrap);
             return Ok(());

@@ -1,6 +1,6 @@
 //! `raft-kv log verify`
 
-use raft_storage_redb::{Damage, Inspector};
+use raft_storage_redb::{Damage, GroupSize, Inspector};
 use serde::Serialize;
 
 use super::{DataArgs, Failure, Output, refuse_damaged, refused};
@@ -10,11 +10,17 @@ struct VerifyBody {
     file: String,
     size_bytes: u64,
     sound: bool,
+    groups: Vec<SizeBody>,
+    damage: Vec<DamageBody>,
+}
+
+#[derive(Serialize)]
+struct SizeBody {
+    group: u64,
     /// Sound entries.
     entries: u64,
     /// What these entries say, in bytes.
     payload_bytes: u64,
-    damage: Vec<DamageBody>,
 }
 
 #[derive(Serialize)]
@@ -50,6 +56,24 @@ impl DamageBody {
     }
 }
 
+impl SizeBody {
+    fn new(size: &GroupSize) -> Self {
+        Self { group: size.group.0, entries: size.entries, payload_bytes: size.payload_bytes }
+    }
+}
+
+fn sizes_text(groups: &[SizeBody]) -> String {
+    let text = |size: &SizeBody| {
+        let SizeBody { group, entries, payload_bytes } = size;
+        format!("group {group}: {entries} entries are sound, {payload_bytes} bytes of payload")
+    };
+    if groups.is_empty() {
+        "no entries".to_owned()
+    } else {
+        groups.iter().map(text).collect::<Vec<_>>().join("\n")
+    }
+}
+
 /// Checks everything, prints what was found, and is refused where something is damaged.
 pub(super) fn run(args: &DataArgs, output: Output) -> Result<(), Failure> {
     let log = Inspector::open(args.file()?).map_err(|e| refused(&e))?;
@@ -58,13 +82,12 @@ pub(super) fn run(args: &DataArgs, output: Output) -> Result<(), Failure> {
         file: log.path().display().to_string(),
         size_bytes: log.file_bytes(),
         sound: report.is_sound(),
-        entries: report.entries,
-        payload_bytes: report.payload_bytes,
+        groups: report.groups.iter().map(SizeBody::new).collect(),
         damage: report.damage.iter().map(DamageBody::new).collect(),
     };
-    let sound = format!("{} entries are sound, {} bytes of payload", body.entries, body.payload_bytes);
+    let sound = sizes_text(&body.groups);
     if report.is_sound() {
-        return output.result(&format!("OK all of {} bytes checked: {sound}", body.size_bytes), &body);
+        return output.result(&format!("OK all of {} bytes checked\n{sound}", body.size_bytes), &body);
     }
     let found: Vec<String> = report.damage.iter().map(ToString::to_string).collect();
     output.result(&format!("{}\n{sound}", found.join("\n")), &body)?;

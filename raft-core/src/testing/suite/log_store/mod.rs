@@ -18,7 +18,7 @@
 //! within one: `let _entered = runtime.enter();` before `run`, with a runtime that has threads of its own.
 //!
 //! What no suite can see is whether a write survives the power. It opens the store again after an orderly end only; test
-//! crashes with a device that loses what was not synced, as `raft-storage-redb/tests/faults.rs` does.
+//! crashes with a device that loses what was not synced, as `raft-storage-redb/tests/crash.rs` does.
 
 mod atomicity;
 mod bench;

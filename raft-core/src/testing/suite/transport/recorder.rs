@@ -134,7 +134,7 @@ impl Inbox for Recorder {
         }
     }
 
-    fn admit(&self, peer: Peer, lineage: Lineage) -> Result<(), String> {
+    fn admit(&self, peer: Peer, _boot: u64, lineage: Lineage) -> Result<(), String> {
         let mut state = lock(&self.state);
         state.asked.push((peer, lineage));
         if state.refused.contains(&peer.node) {

@@ -1,0 +1,215 @@
+//! Counts the instructions of engine and codec, and holds them against a baseline: a count does not depend on how busy the machine is, so it
+//! shows a regression of a few percent. Needs valgrind.
+//!
+//!     cargo run --release -p raft-bench --bin raft-bench-guard -- check
+//!     cargo run --release -p raft-bench --bin raft-bench-guard -- record
+//!
+//! `check` fails where a count is more than [`MARGIN_PERCENT`] above the baseline. After a change that is meant to be, or another compiler,
+//! `record` writes the baseline anew.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use bytes::Bytes;
+use raft_bench::backend::Failure;
+use raft_bench::trio::Trio;
+use raft_core::NodeId;
+use raft_core::codec::wire;
+use raft_core::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message};
+use raft_core::types::{Entry, EntryId, GroupId, Incarnation, Lineage, Payload, Peer};
+
+/// So much more may be an accident of how the compiler laid things out.
+const MARGIN_PERCENT: f64 = 5.0;
+
+/// The argument of the process that is counted.
+const ONE: &str = "--one";
+
+/// What is counted, and how many operations (proposals, messages, entries) it does.
+const SCENARIOS: [(&str, u64); 7] = [
+    ("engine/propose/window=1", 2_000),
+    ("engine/propose/window=64", 64 * 100),
+    ("engine/propose/window=4096", 4096 * 4),
+    ("engine/heartbeat", 500),
+    ("codec/encode/64x64B", 64 * 100),
+    ("codec/decode/64x64B", 64 * 100),
+    ("codec/answer", 1_000),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["check"] => check(),
+        ["record"] => record(),
+        [ONE, name] => run(name).map(|()| true),
+        _ => Err("usage: raft-bench-guard check | record".into()),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("raft-bench-guard: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn baseline_path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("guard/baseline.txt")
+}
+
+/// The instructions of one operation, by scenario.
+fn count_all() -> Result<BTreeMap<&'static str, f64>, Failure> {
+    let mut counts = BTreeMap::new();
+    for (name, operations) in SCENARIOS {
+        counts.insert(name, count(name)? as f64 / operations as f64);
+    }
+    Ok(counts)
+}
+
+/// The instructions of [`measured`] in a run of its own under callgrind.
+fn count(name: &str) -> Result<u64, Failure> {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"])
+        .arg("--toggle-collect=*raft_bench_guard*measured*")
+        .arg(std::env::current_exe()?)
+        .args([ONE, name])
+        .output()
+        .map_err(|error| {
+            format!("valgrind cannot be run ({error}): install it, such as by apt-get install valgrind")
+        })?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    let collected = text.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());
+    match collected {
+        Some(count) if count > 0 && output.status.success() => Ok(count),
+        _ => Err(format!("{name}: valgrind counted nothing:\n{text}").into()),
+    }
+}
+
+fn record() -> Result<bool, Failure> {
+    let mut text = String::from("# Instructions an operation: raft-bench-guard record\n");
+    for (name, count) in count_all()? {
+        text += &format!("{name} {count:.1}\n");
+    }
+    print!("{text}");
+    fs::write(baseline_path(), text)?;
+    Ok(true)
+}
+
+fn check() -> Result<bool, Failure> {
+    let text = fs::read_to_string(baseline_path())?;
+    let mut baseline = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (name, count) = line.rsplit_once(' ').ok_or("the baseline cannot be read")?;
+        baseline.insert(name, count.parse::<f64>()?);
+    }
+    let mut right = true;
+    println!("{:<30} {:>14} {:>14} {:>8}", "instructions an operation", "baseline", "now", "");
+    for (name, now) in count_all()? {
+        let before = *baseline.get(name).ok_or(format!("{name} is not in the baseline: record it"))?;
+        let percent = (now / before - 1.0) * 100.0;
+        let remark = if percent > MARGIN_PERCENT {
+            right = false;
+            "  TOO MANY"
+        } else if percent < -MARGIN_PERCENT {
+            "  fewer: record the baseline anew"
+        } else {
+            ""
+        };
+        println!("{name:<30} {before:>14.1} {now:>14.1} {percent:>+6.1} %{remark}");
+    }
+    if !right {
+        eprintln!("more than {MARGIN_PERCENT} % above the baseline in {}", baseline_path().display());
+    }
+    Ok(right)
+}
+
+/// Only what happens in here is counted.
+#[inline(never)]
+fn measured(work: &mut dyn FnMut() -> Result<(), Failure>) -> Result<(), Failure> {
+    black_box(work())
+}
+
+fn run(name: &str) -> Result<(), Failure> {
+    let operations = SCENARIOS.iter().find(|(known, _)| *known == name).ok_or("no such scenario")?.1;
+    match name {
+        "engine/propose/window=1" => propose(1, operations),
+        "engine/propose/window=64" => propose(64, operations),
+        "engine/propose/window=4096" => propose(4096, operations),
+        "engine/heartbeat" => {
+            let mut trio = Trio::found(3)?;
+            trio.propose(vec![command()])?;
+            measured(&mut || {
+                (0..operations).for_each(|_| trio.heartbeat());
+                Ok(())
+            })
+        }
+        "codec/encode/64x64B" => encode(&append(), operations / 64),
+        "codec/decode/64x64B" => decode(&append(), operations / 64),
+        _ => {
+            encode(&answer(), operations)?;
+            decode(&answer(), operations)
+        }
+    }
+}
+
+fn command() -> Bytes {
+    Bytes::from(vec![7; 64])
+}
+
+/// What the batches are made of is made before: it is the client's.
+fn propose(window: u64, operations: u64) -> Result<(), Failure> {
+    let mut trio = Trio::found(3)?;
+    let batch = || -> Vec<Bytes> { (0..window).map(|_| command()).collect() };
+    for _ in 0..3 {
+        trio.propose(batch())?;
+    }
+    let batches: Vec<Vec<Bytes>> = (0..operations / window).map(|_| batch()).collect();
+    let mut batches = batches.into_iter();
+    measured(&mut || batches.by_ref().try_for_each(|batch| trio.propose(batch)))
+}
+
+fn envelope(message: Message) -> Envelope {
+    let peer = |node| Peer { node: NodeId(node), incarnation: Incarnation(100 + node) };
+    Envelope { group: GroupId(0), from: peer(1), to: peer(2), lineage: Lineage(9), message }
+}
+
+fn append() -> Envelope {
+    let entry = |index| Entry { id: EntryId::new(1, index), payload: Payload::Command(command()) };
+    let (prev, entries) = (EntryId::new(1, 9), (10..74).map(entry).collect());
+    envelope(Message::AppendRequest(AppendRequest { term: 1, prev, entries, commit: 9, round: 1 }))
+}
+
+fn answer() -> Envelope {
+    let outcome = AppendOutcome::Accepted { matched: 7, received: 8 };
+    envelope(Message::AppendResponse(AppendResponse { term: 1, round: 3, outcome, priority: 0, level: 2 }))
+}
+
+const VERSION: u16 = *wire::VERSIONS.end();
+
+fn encode(envelope: &Envelope, times: u64) -> Result<(), Failure> {
+    let mut frame = Vec::with_capacity(1 << 16);
+    measured(&mut || {
+        for _ in 0..times {
+            frame.clear();
+            wire::encode_frame(VERSION, [black_box(envelope)], &mut frame)?;
+        }
+        Ok(())
+    })
+}
+
+fn decode(envelope: &Envelope, times: u64) -> Result<(), Failure> {
+    let mut frame = Vec::new();
+    wire::encode_frame(VERSION, [envelope], &mut frame)?;
+    let (header, body) = frame.split_first_chunk().ok_or("a frame has a header")?;
+    let (header, body) = (*header, Bytes::copy_from_slice(body));
+    measured(&mut || {
+        for _ in 0..times {
+            black_box(wire::decode_frame(VERSION, header, black_box(body.clone()))?);
+        }
+        Ok(())
+    })
+}

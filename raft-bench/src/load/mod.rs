@@ -1,0 +1,248 @@
+//! The load generator: an open loop at a set rate, or a closed loop of waiting clients, against a cluster in this process or a
+//! running raft-kv.
+//!
+//! In the open loop an operation is due at its time whatever became of the ones before it, and its latency counts from then: so a
+//! cluster that hangs is seen to hang by everybody who would have come meanwhile ("coordinated omission" leaves them out).
+
+mod recorder;
+mod report;
+mod show;
+mod target;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+
+pub use self::recorder::{Outcome, Percentiles};
+pub use self::report::{FloorReport, Report, Reports, Run, Second};
+pub use self::show::{csv_of_runs, csv_of_series, html, table};
+pub use self::target::Target;
+
+use self::recorder::Recorder;
+use crate::backend::Failure;
+
+/// How operations come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pace {
+    /// So many a second, whatever becomes of them.
+    Open {
+        /// Operations a second.
+        rate: f64,
+    },
+    /// So many clients, each of which waits for its answer before it sends again.
+    Closed {
+        /// The clients.
+        clients: usize,
+    },
+}
+
+impl Pace {
+    /// In a few words.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Open { rate } => format!("open, {rate:.0}/s"),
+            Self::Closed { clients } => format!("closed, {clients} clients"),
+        }
+    }
+}
+
+/// What is done to a target.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How operations come.
+    pub pace: Pace,
+    /// The size of a command, or of a value.
+    pub payload_bytes: usize,
+    /// What is done before it counts.
+    pub warm_up: Duration,
+    /// What counts.
+    pub measure: Duration,
+    /// In the open loop: the most operations under way; those that are due beyond it are not sent, and are counted.
+    pub max_open: usize,
+}
+
+/// The distance of two points of the time series.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the tasks of one run share.
+struct Shared {
+    target: Arc<Target>,
+    recorder: Recorder,
+    payload: Bytes,
+    begin: Instant,
+    end: Instant,
+    stop: AtomicBool,
+    open: AtomicUsize,
+    not_sent: AtomicU64,
+    broken: std::sync::Mutex<Option<String>>,
+}
+
+impl Shared {
+    /// Whether what is due at this time counts.
+    fn counts(&self, due: Instant) -> bool {
+        due >= self.begin && due < self.end
+    }
+
+    /// One operation, from when it was due to its answer.
+    async fn operate(&self, number: u64, due: Instant) {
+        match self.target.write(number, self.payload.clone()).await {
+            Ok(outcome) => {
+                if self.counts(due) {
+                    self.recorder.note(number, due.elapsed(), outcome);
+                }
+            }
+            Err(error) => {
+                let mut broken = self.broken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                broken.get_or_insert(error.to_string());
+                self.stop.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Loads the target once. `progress` hears of each second, the warm-up included, and of how far it is.
+///
+/// # Errors
+/// Where the target cannot be loaded at all. Refused and lost operations are no errors: they are counted.
+pub async fn run(
+    target: &Arc<Target>,
+    settings: &Settings,
+    mut progress: impl FnMut(&Second, f64),
+) -> Result<Run, Failure> {
+    let now = Instant::now();
+    let begin = now + settings.warm_up;
+    let end = begin + settings.measure;
+    let shared = Arc::new(Shared {
+        target: Arc::clone(target),
+        recorder: Recorder::new(),
+        payload: Bytes::from(vec![7; settings.payload_bytes]),
+        begin,
+        end,
+        stop: AtomicBool::new(false),
+        open: AtomicUsize::new(0),
+        not_sent: AtomicU64::new(0),
+        broken: std::sync::Mutex::default(),
+    });
+    let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut clients = JoinSet::new();
+    let pacer = match settings.pace {
+        Pace::Closed { clients: count } => {
+            for client in 0..count as u64 {
+                clients.spawn(stay(Arc::clone(&shared), client, count as u64));
+            }
+            None
+        }
+        Pace::Open { rate } => {
+            let (shared, runtime) = (Arc::clone(&shared), tokio::runtime::Handle::current());
+            let max_open = settings.max_open;
+            Some(thread::spawn(move || pace(&shared, &runtime, rate, max_open)))
+        }
+    };
+    tokio::time::sleep_until(begin.into()).await;
+    let before = target.usage()?;
+    let mut series: Vec<Second> = Vec::new();
+    let mut peak_resident_bytes = before.usage.resident_bytes;
+    let mut all = recorder::Shard::new();
+    let (mut at, mut cut) = (begin, begin);
+    while at < end && !shared.stop.load(Ordering::Relaxed) {
+        at = (at + INTERVAL).min(end);
+        tokio::time::sleep_until(at.into()).await;
+        let shard = shared.recorder.drain();
+        let (taken, resident_bytes) = (at - cut, target.usage()?.usage.resident_bytes);
+        cut = at;
+        peak_resident_bytes = peak_resident_bytes.max(resident_bytes);
+        let second = Second::new((at - begin).as_secs_f64(), taken, &shard, resident_bytes);
+        let done = (at - begin).as_secs_f64() / settings.measure.as_secs_f64();
+        progress(&second, done);
+        series.push(second);
+        all.add(&shard);
+    }
+    let used = target.usage()?;
+    let in_time = all.done();
+    shared.stop.store(true, Ordering::Relaxed);
+    while clients.join_next().await.is_some() {}
+    if let Some(pacer) = pacer {
+        let joined = tokio::task::spawn_blocking(move || pacer.join()).await;
+        joined?.map_err(|_| "the pacer panicked")?;
+    }
+    // What is still under way ends by its own time-out, and counts.
+    while shared.open.load(Ordering::Acquire) > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    all.add(&shared.recorder.drain());
+    if let Some(broken) = shared.broken.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
+        return Err(broken.into());
+    }
+    let of = |count: u64| count as f64 / in_time.max(1) as f64;
+    let taken = used.usage.since(before.usage);
+    Ok(Run {
+        began_unix_ms: u64::try_from(began.as_millis()).unwrap_or(u64::MAX),
+        operations: all.done(),
+        operations_per_second: in_time as f64 / settings.measure.as_secs_f64(),
+        refused: all.refused,
+        unknown: all.unknown,
+        not_sent: shared.not_sent.load(Ordering::Relaxed),
+        latency_us: all.percentiles(),
+        curve: all.curve(),
+        cpu_us_per_operation: taken.cpu.as_secs_f64() * 1e6 / in_time.max(1) as f64,
+        peak_resident_bytes,
+        written_bytes_per_operation: of(taken.written_bytes),
+        sent_bytes_per_operation: used.sent.zip(before.sent).map(|(now, before)| of(now - before)),
+        series,
+    })
+}
+
+/// A client of the closed loop.
+async fn stay(shared: Arc<Shared>, client: u64, clients: u64) {
+    let mut number = client;
+    while !shared.stop.load(Ordering::Relaxed) {
+        shared.operate(number, Instant::now()).await;
+        number += clients;
+        // A target that answers at once must not keep others from running.
+        tokio::task::coop::consume_budget().await;
+    }
+}
+
+/// Lets operations begin when they are due. A thread of its own, so that a busy runtime cannot hold it up.
+fn pace(shared: &Arc<Shared>, runtime: &tokio::runtime::Handle, rate: f64, max_open: usize) {
+    let start = Instant::now();
+    let due = |number: u64| start + Duration::from_secs_f64(number as f64 / rate);
+    let mut next = 0_u64;
+    loop {
+        let first = due(next);
+        if first >= shared.end || shared.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Some(wait) = first.checked_duration_since(Instant::now()) {
+            thread::sleep(wait);
+        }
+        let now = Instant::now();
+        let mut batch = Vec::new();
+        while due(next) <= now && due(next) < shared.end {
+            let at = due(next);
+            if shared.open.fetch_add(1, Ordering::AcqRel) < max_open {
+                batch.push((next, at));
+            } else {
+                shared.open.fetch_sub(1, Ordering::AcqRel);
+                if shared.counts(at) {
+                    shared.not_sent.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            next += 1;
+        }
+        let shared = Arc::clone(shared);
+        runtime.spawn(async move {
+            for (number, due) in batch {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move {
+                    shared.operate(number, due).await;
+                    shared.open.fetch_sub(1, Ordering::AcqRel);
+                });
+            }
+        });
+    }
+}

@@ -1,0 +1,187 @@
+//! Results, as they are kept in files.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::recorder::{Percentiles, Shard};
+use crate::backend::Failure;
+use crate::floor::{Floor, micros};
+
+/// The format of the files; another number is another format.
+const FORMAT: u32 = 1;
+
+/// All that one file holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reports {
+    /// The file's format.
+    pub format: u32,
+    /// One for each thing that was loaded.
+    pub reports: Vec<Report>,
+}
+
+impl Default for Reports {
+    fn default() -> Self {
+        Self { format: FORMAT, reports: Vec::new() }
+    }
+}
+
+impl Reports {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or holds something else.
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        let about = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let text = fs::read(path).map_err(|error| about(&error))?;
+        let reports: Self = serde_json::from_slice(&text).map_err(|error| about(&error))?;
+        if reports.format != FORMAT {
+            return Err(about(&format!("format {} is not known", reports.format)).into());
+        }
+        Ok(reports)
+    }
+
+    /// Writes a file. With `append`, the runs are added to those that the file holds of the same things.
+    ///
+    /// # Errors
+    /// Where it cannot be written, or with `append` not be read.
+    pub fn write(&self, path: &Path, append: bool) -> Result<(), Failure> {
+        let mut all = if append && path.exists() { Self::read(path)? } else { Self::default() };
+        for report in &self.reports {
+            match all.reports.iter_mut().find(|kept| kept.is_like(report)) {
+                Some(kept) => kept.runs.extend(report.runs.iter().cloned()),
+                None => all.reports.push(report.clone()),
+            }
+        }
+        let text = serde_json::to_vec_pretty(&all)?;
+        fs::write(path, text).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+        Ok(())
+    }
+}
+
+/// One thing under one load, once or several times.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// What was loaded, such as `quic+redb`.
+    pub subject: String,
+    /// How many nodes; 0 where it is not known.
+    pub nodes: usize,
+    /// How operations came.
+    pub pace: String,
+    /// The size of a command.
+    pub payload_bytes: usize,
+    /// What was done before it counted.
+    pub warm_up_seconds: f64,
+    /// What counted, a run.
+    pub seconds: f64,
+    /// The machine.
+    pub floor: Option<FloorReport>,
+    /// No result of its kind can be above it, in operations a second, and what sets it; of a closed loop.
+    pub limit: Option<(f64, String)>,
+    /// The repeats, in the order in which they were made.
+    pub runs: Vec<Run>,
+}
+
+impl Report {
+    /// Whether it is about the same thing under the same load.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.subject == other.subject
+            && self.nodes == other.nodes
+            && self.pace == other.pace
+            && self.payload_bytes == other.payload_bytes
+    }
+
+    /// What it is about, in a line.
+    pub fn title(&self) -> String {
+        let nodes = if self.nodes == 0 { String::new() } else { format!(", {} nodes", self.nodes) };
+        format!("{}{nodes}, {} B, {}", self.subject, self.payload_bytes, self.pace)
+    }
+}
+
+/// The floor, in microseconds and megabytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct FloorReport {
+    pub hop_us: f64,
+    pub tcp_round_trip_us: f64,
+    pub sync_us_by_writers: Vec<(usize, f64)>,
+    pub disk_megabytes_per_second: f64,
+    pub processors: usize,
+}
+
+impl From<&Floor> for FloorReport {
+    fn from(floor: &Floor) -> Self {
+        Self {
+            hop_us: micros(floor.hop),
+            tcp_round_trip_us: micros(floor.round_trip),
+            sync_us_by_writers: floor.sync.iter().map(|&(n, taken)| (n, micros(taken))).collect(),
+            disk_megabytes_per_second: floor.disk_bytes_per_second / 1e6,
+            processors: floor.processors,
+        }
+    }
+}
+
+/// One run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// When it began, in milliseconds since 1970.
+    pub began_unix_ms: u64,
+    /// Operations carried out that were due in the time that counted.
+    pub operations: u64,
+    /// Of those, what was carried out within that time, a second.
+    pub operations_per_second: f64,
+    /// Surely not carried out.
+    pub refused: u64,
+    /// Nobody knows.
+    pub unknown: u64,
+    /// Due, but not sent, because too many were under way.
+    pub not_sent: u64,
+    /// In microseconds; in the open loop from when an operation was due.
+    pub latency_us: Percentiles,
+    /// Share of operations, and the latency in microseconds that they were done within.
+    pub curve: Vec<(f64, f64)>,
+    /// Processor time of nodes and, where they are in one process, clients.
+    pub cpu_us_per_operation: f64,
+    /// The most memory that was resident at a second's end.
+    pub peak_resident_bytes: u64,
+    /// To devices.
+    pub written_bytes_per_operation: f64,
+    /// Between nodes, as the wire format has it, where it is counted.
+    pub sent_bytes_per_operation: Option<f64>,
+    /// Second by second.
+    pub series: Vec<Second>,
+}
+
+/// About one second.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Second {
+    /// Its end, counted from the end of the warm-up.
+    pub at_seconds: f64,
+    pub operations_per_second: f64,
+    pub p50_us: f64,
+    pub p99_us: f64,
+    pub max_us: f64,
+    pub refused: u64,
+    pub unknown: u64,
+    pub resident_bytes: u64,
+}
+
+impl Second {
+    pub(super) fn new(at_seconds: f64, taken: Duration, shard: &Shard, resident_bytes: u64) -> Self {
+        let latency = shard.percentiles();
+        Self {
+            at_seconds,
+            operations_per_second: shard.done() as f64 / taken.as_secs_f64(),
+            p50_us: latency.p50,
+            p99_us: latency.p99,
+            max_us: latency.max,
+            refused: shard.refused,
+            unknown: shard.unknown,
+            resident_bytes,
+        }
+    }
+}

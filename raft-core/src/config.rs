@@ -38,7 +38,8 @@ pub struct Config {
     /// The most unanswered bytes of entries per follower. Default: 8 MiB: the bandwidth-delay product of 1 Gbit/s
     /// at 60 ms.
     pub max_inflight_bytes: usize,
-    /// The most bytes of entries that a leader holds uncommitted; beyond, a proposal gets `Overloaded`. Default: 64 MiB.
+    /// The most bytes of entries that a leader holds uncommitted, or committed and not yet applied; beyond, a proposal gets
+    /// `Overloaded`. Default: 64 MiB.
     pub max_uncommitted_bytes: usize,
     /// The most bytes of entries kept in memory for followers that lag, after they were written and applied; older ones
     /// are read back from the log store. Default: 32 MiB.

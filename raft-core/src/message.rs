@@ -1,6 +1,6 @@
 //! What nodes say to each other. All messages are one-way; an answer is a message of its own.
 
-use crate::types::{Entry, EntryId, GroupId, Index, Lineage, Peer, Term};
+use crate::types::{Entry, EntryId, GroupId, Index, Level, Lineage, Peer, Term};
 
 /// A message on its way between two nodes of one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,6 +169,8 @@ pub struct AppendResponse {
     pub outcome: AppendOutcome,
     /// The follower's [`Config::priority`](crate::config::Config::priority).
     pub priority: u8,
+    /// Which payloads the follower understands.
+    pub level: Level,
 }
 
 /// What became of an [`AppendRequest`].

@@ -6,7 +6,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::types::{Entry, Incarnation, Index, Time};
+use crate::types::{Entry, Incarnation, Index, Level, Time};
 
 /// What a leader knows of one peer. `matched < next`; the appends in flight end before `next`.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub(crate) struct Progress {
     pub(crate) heard_at: Time,
     /// Its priority, as it said.
     pub(crate) priority: u8,
+    /// Which payloads it understands, as it said; 0 before it said anything.
+    pub(crate) level: Level,
     /// Since when it has answered and kept up at every heartbeat.
     pub(crate) steady_since: Option<Time>,
     /// The highest round that it answered.
@@ -110,6 +112,7 @@ impl Progress {
             inflights: Inflights::default(),
             heard_at: now,
             priority: 0,
+            level: 0,
             steady_since: None,
             round: 0,
             lease_round: 0,

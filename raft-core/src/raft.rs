@@ -18,6 +18,9 @@ use crate::runtime::{
     Consistency, Member, Metrics, Node, NodeOptions, RaftError, RaftStatus, Reading, SnapshotFile,
     StartError, What,
 };
+#[cfg(doc)]
+use crate::session::SessionError;
+use crate::session::{Serial, SessionAction, SessionId};
 use crate::state_machine::StateMachine;
 use crate::transport::{LocalNode, Transport};
 use crate::types::{Index, NodeId, SnapshotMeta};
@@ -104,6 +107,38 @@ impl<M: Machine> Raft<M> {
     /// See [`RaftError`]: after [`RaftError::is_refused`] it is safe to repeat.
     pub async fn propose(&self, command: &M::Command) -> Result<M::Reply, RaftError> {
         decode(&self.raw.propose(encode(command)?).await?)
+    }
+
+    /// See [`RawRaft::open_session`].
+    ///
+    /// # Errors
+    /// See [`RawRaft::open_session`].
+    pub async fn open_session(&self) -> Result<SessionId, RaftError> {
+        self.raw.open_session().await
+    }
+
+    /// Proposes a command within a session, see [`RawRaft::propose_in`].
+    ///
+    /// # Errors
+    /// See [`RawRaft::propose_in`].
+    pub async fn propose_in(&self, serial: Serial, command: &M::Command) -> Result<M::Reply, RaftError> {
+        decode(&self.raw.propose_in(serial, encode(command)?).await?)
+    }
+
+    /// See [`RawRaft::keep_session`].
+    ///
+    /// # Errors
+    /// See [`RawRaft::keep_session`].
+    pub async fn keep_session(&self, session: SessionId, seen_below: u64) -> Result<(), RaftError> {
+        self.raw.keep_session(session, seen_below).await
+    }
+
+    /// See [`RawRaft::close_session`].
+    ///
+    /// # Errors
+    /// See [`RawRaft::close_session`].
+    pub async fn close_session(&self, session: SessionId) -> Result<(), RaftError> {
+        self.raw.close_session(session).await
     }
 
     /// Asks the state machine. The answer is linearizable: it holds every command that was answered anywhere before this
@@ -287,6 +322,42 @@ impl RawRaft {
     /// See [`RaftError`]: after [`RaftError::is_refused`] it is safe to repeat.
     pub async fn propose(&self, command: Bytes) -> Result<Bytes, RaftError> {
         self.node.propose(command).await
+    }
+
+    /// Opens a client's session: a command in it may be repeated, at any node that leads and as often as need be, and is applied once
+    /// ([`Client`](crate::Client) does all of this by itself). It costs an entry in the log, and memory on every node
+    /// ([`NodeOptions::sessions`]) until it is closed or was not used for too long. Repeated after an unknown outcome, this may
+    /// leave a session that nobody uses.
+    ///
+    /// # Errors
+    /// See [`RaftError`]; [`SessionError::TooMany`] and [`SessionError::NotYet`].
+    pub async fn open_session(&self) -> Result<SessionId, RaftError> {
+        self.node.open_session().await
+    }
+
+    /// Proposes a command within a session. Repeated with the same [`Serial::number`], on this node or another that leads, after a
+    /// restart or a snapshot, it is applied once, and gets its first answer again.
+    ///
+    /// # Errors
+    /// See [`RaftError`]; after [`RaftError::Unknown`] repeat it with the same number. See [`SessionError`] for those of the session.
+    pub async fn propose_in(&self, serial: Serial, command: Bytes) -> Result<Bytes, RaftError> {
+        self.node.act(SessionAction::Command { serial, command }).await
+    }
+
+    /// Keeps a session from expiring, and lets go of the answers to all numbers below `seen_below`. May be repeated.
+    ///
+    /// # Errors
+    /// See [`RaftError`]; [`SessionError::Expired`].
+    pub async fn keep_session(&self, session: SessionId, seen_below: u64) -> Result<(), RaftError> {
+        self.node.act(SessionAction::Keep { session, seen_below }).await.map(drop)
+    }
+
+    /// Ends a session and all that is kept of it. May be repeated.
+    ///
+    /// # Errors
+    /// See [`RaftError`].
+    pub async fn close_session(&self, session: SessionId) -> Result<(), RaftError> {
+        self.node.act(SessionAction::Close { session }).await.map(drop)
     }
 
     /// Asks the state machine, linearizably, see [`Raft::read`].

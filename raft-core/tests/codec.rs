@@ -2,15 +2,17 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use raft_core::codec::{CodecError, cold, entry, versioned, wire};
-use raft_core::config::MAX_APPEND_BYTES_LIMIT;
+use raft_core::config::{MAX_APPEND_BYTES_LIMIT, MAX_ENTRY_BYTES_LIMIT};
 use raft_core::message::{
     AppendOutcome, AppendRequest, AppendResponse, Envelope, Lane, Message, ReadRequest, ReadResponse,
     ReadTicket, TimeoutNow, VoteRequest, VoteResponse,
 };
+use raft_core::session::{Serial, SessionAction, SessionEntry, SessionId, SessionLimits};
 use raft_core::types::{Entry, HardState, Lineage, Outline, Payload, Peer, SnapshotMeta};
 use raft_core::{EntryId, GroupId, Incarnation, Lease, Membership, NodeId, NodeInfo};
 
@@ -28,8 +30,17 @@ fn as_of_version_1(envelope: &Envelope) -> Envelope {
     let mut envelope = Envelope { lineage: Lineage::UNKNOWN, ..envelope.clone() };
     match &mut envelope.message {
         Message::IdentityResponse { last, .. } => *last = EntryId::ZERO,
-        Message::AppendResponse(response) => response.priority = 0,
+        Message::AppendResponse(response) => (response.priority, response.level) = (0, 1),
         _ => {}
+    }
+    envelope
+}
+
+/// As version 2 carries it.
+fn as_of_version_2(envelope: &Envelope) -> Envelope {
+    let mut envelope = envelope.clone();
+    if let Message::AppendResponse(response) = &mut envelope.message {
+        response.level = 1;
     }
     envelope
 }
@@ -66,6 +77,7 @@ fn golden_bytes_of_a_frame() {
         round: 2,
         outcome: AppendOutcome::Conflict { prev: 8, hint: EntryId::new(3, 6), last: 7 },
         priority: 9,
+        level: 2,
     };
     let envelopes = [envelope(Message::VoteRequest(vote)), envelope(Message::AppendResponse(response))];
     wire::encode_frame(1, &envelopes, &mut frame).unwrap();
@@ -97,8 +109,64 @@ fn golden_bytes_of_a_frame() {
     assert_eq!(decode(1, &frame).unwrap(), envelopes.each_ref().map(as_of_version_1));
     frame.clear();
     wire::encode_frame(2, &envelopes, &mut frame).unwrap();
-    assert_eq!(hex(&frame[8..]), body(&(head + "3300000000000000"), "09")); // lineage
-    assert_eq!(decode(2, &frame).unwrap(), envelopes);
+    let head = head + "3300000000000000"; // lineage
+    assert_eq!(hex(&frame[8..]), body(&head, "09"));
+    assert_eq!(decode(2, &frame).unwrap(), envelopes.each_ref().map(as_of_version_2));
+    frame.clear();
+    wire::encode_frame(3, &envelopes, &mut frame).unwrap();
+    assert_eq!(hex(&frame[8..]), body(&head, "0902")); // level
+    assert_eq!(decode(3, &frame).unwrap(), envelopes);
+}
+
+fn session(action: SessionAction) -> Payload {
+    Payload::Session(Box::new(SessionEntry { elapsed_ms: 0x0102, action }))
+}
+
+const SESSION: SessionId = SessionId { index: 6, mark: 0xfe };
+
+#[test]
+fn golden_bytes_of_session_entries() {
+    let serial = Serial { session: SESSION, number: 9, seen_below: 7 };
+    let mut limits = SessionLimits::default();
+    limits.idle = Duration::from_millis(0x1000);
+    (limits.max_sessions, limits.max_answers, limits.max_answer_bytes) = (3, 4, 5);
+    let number = |number: u64| hex(&number.to_le_bytes());
+    let id = number(6) + &number(0xfe);
+    for (action, golden) in [
+        (
+            SessionAction::Open { mark: 0xfe, limits },
+            "01".to_owned() + &number(0xfe) + &number(0x1000) + "03000000" + "04000000" + "05000000",
+        ),
+        (
+            SessionAction::Command { serial, command: Bytes::from("abc") },
+            "02".to_owned() + &id + &number(9) + &number(7) + "616263",
+        ),
+        (SessionAction::Keep { session: SESSION, seen_below: 7 }, "03".to_owned() + &id + &number(7)),
+        (SessionAction::Close { session: SESSION }, "04".to_owned() + &id),
+    ] {
+        let whole = Entry { id: EntryId::new(3, 9), payload: session(action) };
+        let mut bytes = Vec::new();
+        entry::encode(&whole, &mut bytes).unwrap();
+        let length = bytes.len() - entry::HEADER_BYTES;
+        assert_eq!(hex(&bytes[4..8]), hex(&u32::try_from(length).unwrap().to_le_bytes()));
+        assert_eq!(hex(&bytes[24..]), "04".to_owned() + &number(0x0102) + &golden);
+        assert!(whole.bytes() >= bytes.len());
+        assert_eq!(entry::decode(&mut Bytes::from(bytes)).unwrap(), whole);
+    }
+}
+
+#[test]
+fn the_largest_command_fits_into_a_session_too() {
+    let serial = Serial { session: SESSION, number: 1, seen_below: 0 };
+    let whole = |bytes| {
+        let command = Bytes::from(vec![1; bytes]);
+        Entry { id: EntryId::new(1, 1), payload: session(SessionAction::Command { serial, command }) }
+    };
+    let mut bytes = Vec::new();
+    entry::encode(&whole(MAX_ENTRY_BYTES_LIMIT), &mut bytes).unwrap();
+    assert_eq!(entry::decode(&mut Bytes::from(bytes)).unwrap(), whole(MAX_ENTRY_BYTES_LIMIT));
+    let refused = entry::encode(&whole(MAX_ENTRY_BYTES_LIMIT + 1), &mut Vec::new());
+    assert_eq!(refused, Err(CodecError::TooLarge));
 }
 
 #[test]
@@ -234,6 +302,15 @@ fn what_a_version_cannot_carry_is_refused() {
         let encoded = wire::encode_frame(version, &append(leased.clone()), &mut frame);
         assert_eq!(encoded.is_err(), refused, "version {version}");
     }
+    let close = Entry { id: EntryId::new(1, 1), payload: session(SessionAction::Close { session: SESSION }) };
+    for version in [1, 2] {
+        let refused = wire::encode_frame(version, &append(close.clone()), &mut frame);
+        assert_eq!((refused, frame.len()), (Err(CodecError::Unsupported), 0));
+    }
+    wire::encode_frame(3, &append(close), &mut frame).unwrap();
+    let as_version_2 = decode(2, &frame);
+    assert_eq!(as_version_2, Err(CodecError::Unsupported));
+    frame.clear();
     // A format that is not known is told from bytes that are broken.
     let mut bytes = versioned::encode(&one_voter(Lineage(9))).unwrap();
     bytes[0] = 5;
@@ -349,6 +426,30 @@ fn payload() -> impl Strategy<Value = Payload> {
         Just(Payload::Noop),
         prop::collection::vec(any::<u8>(), 0..200).prop_map(|bytes| Payload::Command(Bytes::from(bytes))),
         membership().prop_map(|membership| Payload::Membership(Box::new(membership))),
+        (any::<u64>(), action()).prop_map(|(elapsed_ms, action)| {
+            Payload::Session(Box::new(SessionEntry { elapsed_ms, action }))
+        }),
+    ]
+}
+
+fn action() -> impl Strategy<Value = SessionAction> {
+    let session = || any::<(u64, u64)>().prop_map(|(index, mark)| SessionId { index, mark });
+    prop_oneof![
+        (any::<u64>(), any::<u64>(), any::<[u32; 3]>()).prop_map(|(mark, idle, numbers)| {
+            let mut limits = SessionLimits::default();
+            limits.idle = Duration::from_millis(idle);
+            [limits.max_sessions, limits.max_answers, limits.max_answer_bytes] = numbers;
+            SessionAction::Open { mark, limits }
+        }),
+        (session(), any::<(u64, u64)>(), prop::collection::vec(any::<u8>(), 0..100)).prop_map(
+            |(session, (number, seen_below), bytes)| {
+                let serial = Serial { session, number, seen_below };
+                SessionAction::Command { serial, command: bytes.into() }
+            }
+        ),
+        (session(), any::<u64>())
+            .prop_map(|(session, seen_below)| SessionAction::Keep { session, seen_below }),
+        session().prop_map(|session| SessionAction::Close { session }),
     ]
 }
 
@@ -385,9 +486,11 @@ fn message() -> impl Strategy<Value = Message> {
                 Message::AppendRequest(AppendRequest { term, prev, entries, commit, round })
             }
         ),
-        (any::<u64>(), any::<u64>(), outcome, any::<u8>()).prop_map(|(term, round, outcome, priority)| {
-            Message::AppendResponse(AppendResponse { term, round, outcome, priority })
-        }),
+        (any::<u64>(), any::<u64>(), outcome, any::<(u8, u8)>()).prop_map(
+            |(term, round, outcome, (priority, level))| {
+                Message::AppendResponse(AppendResponse { term, round, outcome, priority, level })
+            }
+        ),
         (any::<u64>(), any::<u64>())
             .prop_map(|(term, round)| Message::TimeoutNow(TimeoutNow { term, round })),
         (any::<u64>(), ticket(), any::<bool>())
@@ -408,17 +511,14 @@ proptest! {
         wire::encode_frame(4, &envelopes, &mut frame).unwrap();
         prop_assert_eq!(decode(4, &frame).unwrap(), &envelopes[..]);
         for envelope in &envelopes {
-            frame.clear();
-            for version in [2, 3] {
+            for (version, as_of) in
+                [(1, as_of_version_1(envelope)), (2, as_of_version_2(envelope)), (3, envelope.clone())]
+            {
+                frame.clear();
                 match wire::encode_frame(version, [envelope], &mut frame) {
-                    Ok(()) => prop_assert_eq!(decode(version, &frame).unwrap(), [envelope.clone()]),
+                    Ok(()) => prop_assert_eq!(decode(version, &frame).unwrap(), [as_of]),
                     Err(error) => prop_assert_eq!(error, CodecError::Unsupported),
                 }
-                frame.clear();
-            }
-            match wire::encode_frame(1, [envelope], &mut frame) {
-                Ok(()) => prop_assert_eq!(decode(1, &frame).unwrap(), [as_of_version_1(envelope)]),
-                Err(error) => prop_assert_eq!(error, CodecError::Unsupported),
             }
         }
     }

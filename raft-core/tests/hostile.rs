@@ -13,6 +13,7 @@ use raft_core::message::{
     AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, ReadRequest, ReadResponse, ReadTicket,
     TimeoutNow, VoteRequest, VoteResponse,
 };
+use raft_core::session::{Serial, SessionAction, SessionEntry, SessionId};
 use raft_core::testing::disk::{Disk, Image, entries_of_terms, founded_outline};
 use raft_core::types::{Entry, HardState, Lineage, Payload, Peer, Term, Time};
 use raft_core::{Config, Engine, EntryId, GroupId, Incarnation, Index, Lease, Membership, NodeId, NodeInfo};
@@ -139,10 +140,22 @@ fn sent() -> impl Strategy<Value = Sent> {
         2 => Just(Payload::Noop),
         6 => (0_usize..900).prop_map(|bytes| Payload::Command(Bytes::from(vec![7; bytes]))),
         1 => membership().prop_map(|membership| Payload::Membership(Box::new(membership))),
+        1 => session().prop_map(|session| Payload::Session(Box::new(session))),
     ];
     let skipped = prop_oneof![90 => Just(0), 1 => Just(1), 1 => Just(u64::MAX), 1 => Just(1 << 62)];
     (prop_oneof![12 => Just(Number::Term(0)), 1 => term_of_entry()], skipped, payload)
         .prop_map(|(term, skipped, payload)| Sent { term, skipped, payload })
+}
+
+/// A session entry with any numbers.
+fn session() -> impl Strategy<Value = SessionEntry> {
+    (any::<u64>(), any::<(u64, u64, u64, u64)>(), 0_usize..40).prop_map(
+        |(elapsed_ms, (index, mark, number, seen_below), bytes)| {
+            let serial = Serial { session: SessionId { index, mark }, number, seen_below };
+            let action = SessionAction::Command { serial, command: vec![7; bytes].into() };
+            SessionEntry { elapsed_ms, action }
+        },
+    )
 }
 
 /// A configuration, most often one that can be lived in.
@@ -232,6 +245,7 @@ impl Said {
                 round: number(round),
                 outcome,
                 priority: 0,
+                level: 1,
             })
         };
         match self {
@@ -438,8 +452,13 @@ impl Bench {
             Step::Agree { from } => {
                 let (term, last) = (self.engine.term(), self.engine.last().index);
                 let outcome = AppendOutcome::Accepted { matched: last, received: last };
-                let response =
-                    Message::AppendResponse(AppendResponse { term, round: 0, outcome, priority: 0 });
+                let response = Message::AppendResponse(AppendResponse {
+                    term,
+                    round: 0,
+                    outcome,
+                    priority: 0,
+                    level: 1,
+                });
                 self.hear(peer(from), incarnation(1), response);
             }
             Step::Overwrite { from, last } => {

@@ -171,6 +171,8 @@ async fn proposals_of_a_leader_without_followers_are_overloaded_then_unknown() {
     .await;
     cluster.nodes[&1].bootstrap(members()).await.unwrap();
     let leader = cluster.leader().await;
+    // What is not applied counts too.
+    within(cluster.nodes[&leader].wait_for(|status| status.applied >= status.last.index)).await.unwrap();
     cluster.isolate(leader);
     let calls: Vec<_> = (0..10)
         .map(|_| {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use cluster::{Cluster, options, within};
 use raft_core::engine::RoleName;
 use raft_core::mem::{ChannelNetwork, MemLogStore};
-use raft_core::state_machine::{Batch, MachineError, SnapshotView};
+use raft_core::state_machine::{Batch, MachineError, Note, SnapshotView};
 use raft_core::{Consistency, NodeOptions, RaftError, RawRaft, StateMachine};
 use tokio::sync::Semaphore;
 
@@ -170,7 +170,7 @@ impl StateMachine for Gated {
         Ok(Bytes::from(vec![count]))
     }
 
-    async fn bookkeeping(&mut self) -> Result<Option<Bytes>, MachineError> {
+    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {
         Ok(None)
     }
 

@@ -23,7 +23,7 @@
 //! | --- | --- |
 //! | 1 | kinds 1 to 6; configurations of format 1 |
 //! | 2 | the sender's lineage; configurations up to format 2 (see [`versioned`](super::versioned)); the last field of kind 6; kind 7; priorities |
-//! | 3 | configurations up to format 3; kind 8 |
+//! | 3 | configurations up to format 3; kind 8; the level at the end of kind 4 (1 without it); entries of level 2 |
 //! | 4 | configurations up to format 4; kinds 9 and 10 |
 
 use std::ops::RangeInclusive;
@@ -48,8 +48,9 @@ const WITH_LINEAGE: u16 = 2;
 /// The first version with transfers of leadership and priorities.
 const WITH_TRANSFER: u16 = 2;
 
-/// The first version with changes of the membership.
+/// The first version with changes of the membership, with levels, and with payloads above the first level.
 const WITH_CHANGES: u16 = 3;
+const WITH_LEVEL: u16 = 3;
 
 /// The first version with reads on followers.
 const WITH_READS: u16 = 4;
@@ -243,6 +244,9 @@ fn encode_envelope(version: u16, envelope: &Envelope, out: &mut Vec<u8>) -> Resu
             if version >= WITH_TRANSFER {
                 out.put_u8(m.priority);
             }
+            if version >= WITH_LEVEL {
+                out.put_u8(m.level);
+            }
         }
         Message::IdentityRequest => out.put_u8(IDENTITY_REQUEST),
         Message::IdentityResponse { founded, last } => {
@@ -297,7 +301,10 @@ fn encode_envelope(version: u16, envelope: &Envelope, out: &mut Vec<u8>) -> Resu
 
 /// Whether the version refuses the payload: its configurations are those of formats up to its own number.
 fn is_later(version: u16, payload: &Payload) -> bool {
-    matches!(payload, Payload::Membership(membership) if membership.format() > version)
+    match payload {
+        Payload::Membership(membership) => membership.format() > version,
+        _ => payload.level() > 1 && version < WITH_LEVEL,
+    }
 }
 
 fn decode_envelope(version: u16, bytes: &mut Bytes, room: &mut Room) -> Result<Envelope, CodecError> {
@@ -352,7 +359,8 @@ fn decode_envelope(version: u16, bytes: &mut Bytes, room: &mut Room) -> Result<E
                 other => return Err(CodecError::UnknownKind(other)),
             };
             let priority = if version >= WITH_TRANSFER { take_u8(bytes)? } else { 0 };
-            Message::AppendResponse(AppendResponse { term, round, outcome, priority })
+            let level = if version >= WITH_LEVEL { take_u8(bytes)? } else { 1 };
+            Message::AppendResponse(AppendResponse { term, round, outcome, priority, level })
         }
         IDENTITY_REQUEST => Message::IdentityRequest,
         IDENTITY_RESPONSE => Message::IdentityResponse {

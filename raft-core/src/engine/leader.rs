@@ -30,7 +30,7 @@ pub(super) struct Leader {
     pub(super) heartbeat_at: Time,
     /// When followers that got no append since are to be told what is committed.
     pub(super) notice_at: Option<Time>,
-    /// Entries that are not both committed and durable here: the last index and bytes of each append.
+    /// Entries that are not committed, durable and applied here: the last index and bytes of each append.
     uncommitted: VecDeque<(Index, usize)>,
     pub(super) uncommitted_bytes: usize,
     pub(super) reads: Reads,
@@ -39,6 +39,8 @@ pub(super) struct Leader {
     pub(super) heartbeat_commit: Index,
     /// Leadership is being handed over.
     pub(super) transfer: Option<Transfer>,
+    /// Up to when its log time goes: that of its last entry with one, or when it began to lead.
+    pub(super) stamped_at: Time,
     /// The membership is being changed.
     pub(super) change: Box<Change>,
 }
@@ -69,6 +71,7 @@ impl Engine {
             lease: LeaderLease::default(),
             heartbeat_commit: self.commit,
             transfer: None,
+            stamped_at: self.now,
             change: Box::default(),
         }));
         self.events.push(Event::Elected { term: self.term });
@@ -113,11 +116,18 @@ impl Engine {
             self.commit = index;
             self.note_commit(before);
         }
-        let settled = self.commit.min(self.durable.index);
         let Role::Leader(leader) = &mut self.role else { return };
         if grew && leader.notice_at.is_none() {
             leader.notice_at = Some(self.now.saturating_add(NOTICE_DELAY));
         }
+        self.release_settled();
+    }
+
+    /// Makes room for what is done with. What a slow state machine holds up is not: else more would be taken than can be answered in
+    /// time.
+    pub(super) fn release_settled(&mut self) {
+        let settled = self.commit.min(self.durable.index).min(self.applied);
+        let Role::Leader(leader) = &mut self.role else { return };
         while let Some(&(last, bytes)) = leader.uncommitted.front() {
             if last > settled {
                 break;
@@ -159,6 +169,7 @@ impl Engine {
         self.round_trips.extend(peer.note_round_trip(response.round, self.now));
         peer.note_promise(response.outcome, response.round, lease_index);
         peer.priority = response.priority;
+        peer.level = response.level;
         match response.outcome {
             AppendOutcome::Accepted { matched, received } => {
                 peer.accept(matched, received, leader.round, !leaks);

@@ -22,6 +22,7 @@ mod priority;
 mod queues;
 mod reads;
 pub mod ready;
+mod sessions;
 mod snapshot;
 pub mod status;
 mod transfer;
@@ -43,6 +44,7 @@ pub use self::queues::Queues;
 pub use self::ready::{
     Fetch, FetchPurpose, ReadId, ReadReady, Ready, SendSnapshot, SnapshotOutcome, SnapshotRequest,
 };
+pub use self::sessions::SESSIONS_LEVEL;
 pub use self::status::{PeerStatus, RoleName, Status};
 pub use self::transfer::TransferError;
 
@@ -62,7 +64,9 @@ use crate::membership::{Membership, MembershipError};
 use crate::message::{Dismissal, Envelope, Message};
 use crate::progress::PeerFetch;
 use crate::random::Random;
-use crate::types::{Entry, EntryId, GroupId, Incarnation, Index, Lineage, NodeId, Payload, Peer, Term, Time};
+use crate::types::{
+    Entry, EntryId, GroupId, Incarnation, Index, Level, Lineage, NodeId, Payload, Peer, Term, Time,
+};
 use crate::write::LogState;
 
 /// What an engine begins with.
@@ -117,6 +121,8 @@ pub struct Engine {
     apply_backlog: VecDeque<(Index, usize)>,
     apply_backlog_bytes: usize,
     apply_fetch: ApplyFetch,
+    /// Payloads of this level are in what is applied: every member knew it when they were written.
+    written_level: Level,
     snapshots: Snapshots,
 
     next_read: u64,
@@ -194,6 +200,7 @@ impl Engine {
             apply_backlog: VecDeque::new(),
             apply_backlog_bytes: 0,
             apply_fetch: ApplyFetch::Idle,
+            written_level: 1,
             snapshots: Snapshots::new(snapshot),
             next_read: 0,
             asks: Asks::new(Random::new(!seed).boot()),
@@ -302,19 +309,32 @@ impl Engine {
     /// The commands were not taken, and never will be.
     pub fn propose(&mut self, commands: Vec<Bytes>, now: Time) -> Result<EntryId, ProposeError> {
         self.set_now(now);
+        self.may_propose(commands.iter().map(Bytes::len), 0)?;
+        let first = EntryId::new(self.term, self.log.last_index() + 1);
+        self.append_own(commands.into_iter().map(Payload::Command));
+        self.check();
+        Ok(first)
+    }
+
+    /// Whether commands of these lengths are taken now, each in an entry with `extra` bytes around it.
+    fn may_propose(
+        &self,
+        lengths: impl ExactSizeIterator<Item = usize> + Clone,
+        extra: usize,
+    ) -> Result<(), ProposeError> {
         if self.fatal.is_some() {
             return Err(ProposeError::Fatal);
         }
         let limit = self.config.max_entry_bytes;
-        if let Some(large) = commands.iter().find(|command| command.len() > limit) {
-            return Err(ProposeError::TooLarge { bytes: large.len(), limit });
+        if let Some(bytes) = lengths.clone().find(|&length| length > limit) {
+            return Err(ProposeError::TooLarge { bytes, limit });
         }
         let leader = self.leader();
         let Role::Leader(leading) = &self.role else { return Err(ProposeError::NotLeader { leader }) };
-        if commands.is_empty() {
+        if lengths.len() == 0 {
             return Err(ProposeError::Empty);
         }
-        let bytes: usize = commands.iter().map(|command| command.len() + Entry::OVERHEAD_BYTES).sum();
+        let bytes: usize = lengths.map(|length| length + extra + Entry::OVERHEAD_BYTES).sum();
         if bytes > self.config.max_uncommitted_bytes {
             return Err(ProposeError::TooLarge { bytes, limit: self.config.max_uncommitted_bytes });
         }
@@ -326,10 +346,7 @@ impl Engine {
         if leading.uncommitted_bytes.saturating_add(bytes) > self.config.max_uncommitted_bytes {
             return Err(ProposeError::Overloaded);
         }
-        let first = EntryId::new(self.term, self.log.last_index() + 1);
-        self.append_own(commands.into_iter().map(Payload::Command));
-        self.check();
-        Ok(first)
+        Ok(())
     }
 
     /// Write `number` and all before it are durable.
@@ -357,6 +374,7 @@ impl Engine {
             self.apply_backlog_bytes -= bytes;
             self.apply_backlog.pop_front();
         }
+        self.release_settled();
         self.check();
     }
 
@@ -637,6 +655,12 @@ pub enum ProposeError {
     /// There is no command.
     #[error("there is no command")]
     Empty,
+    /// Not every member is known to understand what was proposed.
+    #[error("not every member is known to understand payloads of level {level}")]
+    NotKnown {
+        /// The level that it came with.
+        level: Level,
+    },
     /// A command is longer than `max_entry_bytes`, or all together than `max_uncommitted_bytes`.
     #[error("{bytes} bytes are too large: at most {limit}")]
     TooLarge {

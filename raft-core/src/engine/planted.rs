@@ -71,6 +71,8 @@ pub enum Planted {
     MatchingSuffixDropped,
     /// A snapshot is installed without its configuration.
     SnapshotWithoutMembership,
+    /// A snapshot is taken without the clients' sessions. Not the engine's, but the driver's of the simulator.
+    SessionsLeftOut,
     /// The log is compacted beyond the snapshot.
     CompactPastSnapshot,
     /// Learners count in majorities.
@@ -123,6 +125,7 @@ impl Planted {
         Self::SnapshotBehindCommit,
         Self::MatchingSuffixDropped,
         Self::SnapshotWithoutMembership,
+        Self::SessionsLeftOut,
         Self::CompactPastSnapshot,
         Self::LearnerCounted,
         Self::JointLeftEarly,

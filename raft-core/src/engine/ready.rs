@@ -253,6 +253,7 @@ impl Engine {
             self.apply_backlog.push_back((self.applying, bytes));
             self.apply_backlog_bytes += bytes;
             self.snapshots.note_applied(bytes);
+            self.note_levels(&entries);
             if ready.apply.is_empty() {
                 ready.apply = entries;
             } else {

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Sleep;
 
@@ -18,7 +19,7 @@ use super::error::RaftError;
 use super::guard::guarded;
 use super::handover::{Handover, Handovers};
 use super::log_writer::{LogWriter, Submitted};
-use super::mailbox::{Bootstrap, Closed, Completion, Inputs, Mailbox, Query, Queue};
+use super::mailbox::{Bootstrap, Closed, Completion, Inputs, Mailbox, Query, Queue, ReplyTo};
 use super::metrics::Meters;
 use super::outbox::Outbox;
 use super::pending::Pending;
@@ -26,10 +27,12 @@ use super::reading::Consistency;
 use super::snapshots::{Ledger, Receiver, SnapshotReply, Transfers};
 use super::status::{Counters, FatalKind, StatusBoard};
 use crate::engine::{
-    Engine, Event, Fetch, ProposeError, ReadError, ReadId, ReadReady, Ready, Refusal, TransferError,
+    Engine, Event, Fetch, ProposeError, ReadError, ReadId, ReadReady, Ready, Refusal, SESSIONS_LEVEL,
+    TransferError,
 };
 use crate::log_store::{LogStore, StorageError, StorageErrorKind, Write};
-use crate::types::{Entry, GroupId, Index, NodeId, SnapshotMeta, Time};
+use crate::session::{SessionAction, SessionEntry, SessionError};
+use crate::types::{Entry, EntryId, GroupId, Index, NodeId, SnapshotMeta, Time};
 
 /// How soon the engine hears of what was applied if nothing else wakes the driver before.
 const APPLIED_DELAY: Duration = Duration::from_millis(2);
@@ -103,6 +106,32 @@ pub(super) struct Driver {
     overloaded: u64,
     expired: u64,
     closing: Closing,
+}
+
+/// What callers propose, many at a time.
+trait Proposal: Sized {
+    fn bytes(&self) -> usize;
+    fn propose(all: Vec<Self>, engine: &mut Engine, now: Time) -> Result<EntryId, ProposeError>;
+}
+
+impl Proposal for Bytes {
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+
+    fn propose(all: Vec<Self>, engine: &mut Engine, now: Time) -> Result<EntryId, ProposeError> {
+        engine.propose(all, now)
+    }
+}
+
+impl Proposal for SessionAction {
+    fn bytes(&self) -> usize {
+        SessionEntry::OVERHEAD_BYTES + self.command_bytes()
+    }
+
+    fn propose(all: Vec<Self>, engine: &mut Engine, now: Time) -> Result<EntryId, ProposeError> {
+        engine.propose_sessions(all, now)
+    }
 }
 
 /// However the driver ends, nobody waits for it any more.
@@ -234,6 +263,11 @@ impl Driver {
             let replies = std::mem::replace(&mut inputs.replies, Vec::with_capacity(count));
             self.propose(commands, replies, inputs.call_bytes, now);
         }
+        if !inputs.actions.is_empty() {
+            let (actions, replies) =
+                (std::mem::take(&mut inputs.actions), std::mem::take(&mut inputs.action_replies));
+            self.propose(actions, replies, inputs.call_bytes, now);
+        }
         for reply in inputs.snapshots.drain(..) {
             self.request_snapshot(reply, now);
         }
@@ -290,6 +324,9 @@ impl Driver {
 
     fn hear_applied(&mut self, now: Time) {
         let applied = self.parts.mailbox.applied.load(Ordering::Acquire);
+        if self.parts.mailbox.sessions_used.swap(false, Ordering::Acquire) {
+            self.parts.engine.note_level(SESSIONS_LEVEL);
+        }
         if applied > self.parts.engine.applied_index() {
             self.parts.engine.applied(applied, now);
             self.handed_over_bytes = 0;
@@ -323,48 +360,44 @@ impl Driver {
     }
 
     /// Proposes in pieces that the engine can take, so that an overload hits the last ones, not all.
-    fn propose(
+    fn propose<P: Proposal>(
         &mut self,
-        mut commands: Vec<bytes::Bytes>,
-        mut replies: Vec<super::mailbox::ReplyTo>,
+        mut proposals: Vec<P>,
+        mut replies: Vec<ReplyTo>,
         bytes: usize,
         now: Time,
     ) {
         if bytes <= self.parts.max_batch_bytes {
-            return self.propose_piece(commands, replies, now);
+            return self.propose_piece(proposals, replies, now);
         }
-        while !commands.is_empty() {
+        while !proposals.is_empty() {
             let mut piece_bytes = 0;
-            let count = commands
+            let count = proposals
                 .iter()
-                .take_while(|command| {
-                    piece_bytes += Entry::OVERHEAD_BYTES + command.len();
+                .take_while(|proposal| {
+                    piece_bytes += Entry::OVERHEAD_BYTES + proposal.bytes();
                     piece_bytes <= self.parts.max_batch_bytes
                 })
                 .count()
                 .max(1);
-            let rest = (commands.split_off(count), replies.split_off(count));
-            self.propose_piece(commands, replies, now);
-            (commands, replies) = rest;
+            let rest = (proposals.split_off(count), replies.split_off(count));
+            self.propose_piece(proposals, replies, now);
+            (proposals, replies) = rest;
         }
     }
 
-    fn propose_piece(
-        &mut self,
-        commands: Vec<bytes::Bytes>,
-        replies: Vec<super::mailbox::ReplyTo>,
-        now: Time,
-    ) {
-        let error = if self.pending.len() + commands.len() > self.parts.max_open {
+    fn propose_piece<P: Proposal>(&mut self, proposals: Vec<P>, replies: Vec<ReplyTo>, now: Time) {
+        let error = if self.pending.len() + proposals.len() > self.parts.max_open {
             RaftError::Overloaded
         } else {
-            match self.parts.engine.propose(commands, now) {
+            match P::propose(proposals, &mut self.parts.engine, now) {
                 Ok(first) => return self.pending.push(first, replies, now + self.parts.timeout),
                 Err(ProposeError::NotLeader { leader }) => self.not_leader(leader),
                 Err(ProposeError::TooLarge { bytes, limit }) => RaftError::TooLarge { bytes, limit },
                 Err(ProposeError::Empty) => return,
                 Err(ProposeError::Overloaded) => RaftError::Overloaded,
                 Err(ProposeError::Transferring { to }) => RaftError::Transferring { to },
+                Err(ProposeError::NotKnown { .. }) => RaftError::Session(SessionError::NotYet),
                 Err(ProposeError::Fatal) => RaftError::Fatal { reason: "the group has stopped".into() },
             }
         };

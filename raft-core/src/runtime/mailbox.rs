@@ -1,7 +1,7 @@
 //! Where the driver's inputs wait. One lock a call, one wake-up a batch.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -16,6 +16,7 @@ use super::snapshots::SnapshotReply;
 use crate::engine::{BootstrapError, FetchPurpose, Finding, SnapshotOutcome};
 use crate::membership::NodeInfo;
 use crate::message::Envelope;
+use crate::session::{SessionAction, SessionEntry};
 use crate::types::{Entry, Index, NodeId, Peer, SnapshotMeta, Time};
 
 /// Where a call's answer goes.
@@ -74,7 +75,11 @@ pub(crate) struct Inputs {
     pub(crate) commands: Vec<Bytes>,
     /// One for each of `commands`.
     pub(crate) replies: Vec<ReplyTo>,
-    /// The cost of `commands` and `reads`.
+    /// What is asked of the sessions.
+    pub(crate) actions: Vec<SessionAction>,
+    /// One for each of `actions`.
+    pub(crate) action_replies: Vec<ReplyTo>,
+    /// The cost of `commands`, `actions` and `reads`.
     pub(crate) call_bytes: usize,
     pub(crate) reads: Vec<Query>,
     pub(crate) bootstraps: Vec<Bootstrap>,
@@ -94,6 +99,7 @@ impl Inputs {
     fn is_empty(&self) -> bool {
         self.messages.is_empty()
             && self.commands.is_empty()
+            && self.actions.is_empty()
             && self.completions.is_empty()
             && self.reads.is_empty()
             && self.bootstraps.is_empty()
@@ -138,6 +144,8 @@ pub(crate) struct Mailbox {
     max_message_bytes: usize,
     /// What the applier has applied. Read by the driver in every turn, so that most batches need no wake-up of their own.
     pub(crate) applied: AtomicU64,
+    /// The state was restored from a snapshot that holds sessions.
+    pub(crate) sessions_used: AtomicBool,
     /// Messages dropped for want of room.
     pub(crate) dropped: AtomicU64,
     /// Calls refused for want of room.
@@ -151,6 +159,7 @@ impl Mailbox {
             max_call_bytes,
             max_message_bytes,
             applied: AtomicU64::new(applied),
+            sessions_used: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
             overloaded: AtomicU64::new(0),
         }
@@ -176,6 +185,13 @@ impl Mailbox {
         self.call(command.len(), |inputs| {
             inputs.commands.push(command);
             inputs.replies.push(reply);
+        })
+    }
+
+    pub(crate) fn act(&self, action: SessionAction, reply: ReplyTo) -> Result<(), RaftError> {
+        self.call(SessionEntry::OVERHEAD_BYTES + action.command_bytes(), |inputs| {
+            inputs.actions.push(action);
+            inputs.action_replies.push(reply);
         })
     }
 
@@ -304,13 +320,14 @@ impl Inputs {
         for query in self.reads.drain(..) {
             query.fail(error);
         }
-        for reply in self.replies.drain(..) {
+        for reply in self.replies.drain(..).chain(self.action_replies.drain(..)) {
             let _gone = reply.send(Err(error.clone()));
         }
         for reply in self.snapshots.drain(..) {
             let _gone = reply.send(Err(error.clone()));
         }
         self.commands.clear();
+        self.actions.clear();
         self.bootstraps.clear();
         self.handovers.clear();
         for wish in self.wishes.drain(..) {

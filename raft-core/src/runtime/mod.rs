@@ -23,12 +23,14 @@ mod metrics;
 mod node;
 mod options;
 mod outbox;
+mod passage;
 mod pending;
 mod reading;
 mod recover;
 mod snapshots;
 mod status;
 
+pub(crate) use self::mailbox::lock;
 pub use error::{RaftError, StartError};
 pub use metrics::{Distribution, Metrics};
 pub use options::{Member, NodeOptions};

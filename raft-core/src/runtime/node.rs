@@ -1,7 +1,7 @@
 //! A group on this node, running: its tasks are started here and spoken to from here.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,9 +25,11 @@ use super::snapshots::{
     Folder, Latest, Ledger, Progress, Receiver, Receiving, SnapshotFile, Taker, Transfers, blocking,
 };
 use super::status::{RaftStatus, StatusBoard};
+use crate::codec::CodecError;
 use crate::engine::{BootstrapError, Finding, FoundingEnd, RoleName};
 use crate::log_store::LogStore;
 use crate::membership::NodeInfo;
+use crate::session::{SessionAction, SessionId, SessionLimits};
 use crate::state_machine::StateMachine;
 use crate::transport::{LocalNode, Transport};
 use crate::types::{Entry, Index, Lineage, NodeId, SnapshotMeta, Time};
@@ -55,6 +57,7 @@ pub(crate) struct Node {
     patience: Duration,
     folder: Folder,
     latest: Latest,
+    session_limits: SessionLimits,
 }
 
 impl Drop for Node {
@@ -83,7 +86,7 @@ impl Node {
         if folder.is_none() {
             tracing::info!(node = %options.node, "no place for snapshots is set: the log is never compacted");
         }
-        let Recovered { engine, local, applied, snapshot } =
+        let Recovered { engine, local, applied, sessions, keeps_notes, snapshot } =
             recover(&options, &*store, &machine, &folder, Time::ZERO).await?;
         let config = &options.config;
         let mailbox = Mailbox::new(options.max_queued_bytes, options.max_inbox_bytes, applied.index);
@@ -112,6 +115,8 @@ impl Node {
             clock: Arc::clone(&clock),
             meters: Arc::clone(&meters),
             applied: applied.index,
+            sessions: Arc::new(Mutex::new(sessions)),
+            keeps_notes,
             reads: BTreeMap::new(),
             folder: folder.clone(),
             taker: Taker::new(folder.clone(), progress.clone(), Arc::clone(&mailbox)),
@@ -165,6 +170,7 @@ impl Node {
             patience: options.config.election_timeout * 4,
             folder,
             latest,
+            session_limits: options.sessions,
         })
     }
 
@@ -174,6 +180,24 @@ impl Node {
         }
         let (reply, answer) = oneshot::channel();
         self.mailbox.propose(command, reply)?;
+        answer.await.unwrap_or(Err(RaftError::Unknown))
+    }
+
+    pub(crate) async fn open_session(&self) -> Result<SessionId, RaftError> {
+        let action = SessionAction::Open { mark: fastrand::u64(..), limits: self.session_limits };
+        let id = self.act(action).await?;
+        let id = id.as_ref().try_into().map_err(|_| RaftError::Decode(CodecError::Truncated))?;
+        Ok(SessionId::from_bytes(id))
+    }
+
+    /// Asks something of the sessions; the reply's bytes.
+    pub(crate) async fn act(&self, action: SessionAction) -> Result<Bytes, RaftError> {
+        let bytes = action.command_bytes();
+        if bytes > self.max_entry_bytes {
+            return Err(RaftError::TooLarge { bytes, limit: self.max_entry_bytes });
+        }
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.act(action, reply)?;
         answer.await.unwrap_or(Err(RaftError::Unknown))
     }
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::engine::Event;
 use crate::log_store::Write;
 use crate::message::{AppendOutcome, Envelope, Message};
+use crate::session::{SessionAction, SessionEntry};
 use crate::types::{Entry, EntryId, HardState, Payload};
 
 /// A message: `1->2 append t3 prev 1.4 [2.5 3.6] commit 4 round 7`.
@@ -94,7 +95,27 @@ pub fn payload(payload: &Payload) -> String {
             _ => format!("{} bytes", command.len()),
         },
         Payload::Membership(membership) => membership.to_string(),
+        Payload::Session(entry) => session(entry),
     }
+}
+
+/// What is asked of the sessions, and the log time that passes: `session 4 #1 seen 1 'a' +20ms`.
+fn session(entry: &SessionEntry) -> String {
+    let text = match &entry.action {
+        SessionAction::Open { .. } => "open a session".to_owned(),
+        SessionAction::Command { serial, command } => format!(
+            "session {} #{} seen {} {}",
+            serial.session.index,
+            serial.number,
+            serial.seen_below,
+            payload(&Payload::Command(command.clone()))
+        ),
+        SessionAction::Keep { session, seen_below } => {
+            format!("keep session {} seen {seen_below}", session.index)
+        }
+        SessionAction::Close { session } => format!("close session {}", session.index),
+    };
+    format!("{text} +{}ms", entry.elapsed_ms)
 }
 
 /// A hard state: `t3 vote 1 commit 4`.

@@ -17,6 +17,7 @@ use raft_core::message::{
     AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, ReadRequest, ReadResponse, ReadTicket,
     TimeoutNow, VoteRequest, VoteResponse,
 };
+use raft_core::session::{Serial, SessionAction, SessionEntry, SessionId, SessionLimits};
 use raft_core::types::{Entry, HardState, Lineage, Outline, Payload, Peer, SnapshotMeta};
 use raft_core::{EntryId, GroupId, Incarnation, Lease, Membership, NodeId, NodeInfo};
 
@@ -86,6 +87,24 @@ fn later_entries() -> Vec<(&'static str, Entry)> {
     vec![("membership_2", of(12, Payload::Membership(Box::new(marked(joint())))))]
 }
 
+fn entries_of_level_2() -> Vec<(&'static str, Entry)> {
+    let session = SessionId { index: 6, mark: 0xfe };
+    let serial = Serial { session, number: 9, seen_below: 7 };
+    let of = |index, action| {
+        let payload = Payload::Session(Box::new(SessionEntry { elapsed_ms: 250, action }));
+        Entry { id: EntryId::new(3, index), payload }
+    };
+    vec![
+        ("session_open", of(13, SessionAction::Open { mark: 0xfe, limits: SessionLimits::default() })),
+        (
+            "session_command",
+            of(14, SessionAction::Command { serial, command: Bytes::from_static(b"put k v") }),
+        ),
+        ("session_keep", of(15, SessionAction::Keep { session, seen_below: 9 })),
+        ("session_close", of(16, SessionAction::Close { session })),
+    ]
+}
+
 fn messages() -> Vec<(&'static str, Message)> {
     let vote = VoteRequest { term: 4, last: EntryId::new(3, 9), pre_vote: false, transfer: false };
     let append = AppendRequest {
@@ -95,8 +114,9 @@ fn messages() -> Vec<(&'static str, Message)> {
         commit: 6,
         round: 12,
     };
-    let answer =
-        |outcome| Message::AppendResponse(AppendResponse { term: 3, round: 12, outcome, priority: 0 });
+    let answer = |outcome| {
+        Message::AppendResponse(AppendResponse { term: 3, round: 12, outcome, priority: 0, level: 1 })
+    };
     let accepted = AppendOutcome::Accepted { matched: 8, received: 10 };
     let conflict = AppendOutcome::Conflict { prev: 6, hint: EntryId::new(2, 4), last: 5 };
     vec![
@@ -127,9 +147,18 @@ fn made() -> BTreeMap<(&'static str, String), Vec<u8>> {
             let append = AppendRequest { term: 3, prev, entries, commit: 6, round: 12 };
             messages.push(("membership", Message::AppendRequest(append)));
             let outcome = AppendOutcome::Accepted { matched: 8, received: 10 };
-            let preferred = AppendResponse { term: 3, round: 12, outcome, priority: 7 };
+            let preferred = AppendResponse { term: 3, round: 12, outcome, priority: 7, level: 1 };
             messages.push(("preferred", Message::AppendResponse(preferred)));
             messages.push(("timeout_now", Message::TimeoutNow(TimeoutNow { term: 3, round: 12 })));
+        }
+        if version > 2 {
+            let entries = entries_of_level_2().into_iter().map(|(_, entry)| entry).collect();
+            let prev = EntryId::new(3, 12);
+            let append = AppendRequest { term: 3, prev, entries, commit: 6, round: 12 };
+            messages.push(("sessions", Message::AppendRequest(append)));
+            let outcome = AppendOutcome::Accepted { matched: 8, received: 10 };
+            let leveled = AppendResponse { term: 3, round: 12, outcome, priority: 7, level: 2 };
+            messages.push(("level", Message::AppendResponse(leveled)));
         }
         let mut all: Vec<_> =
             messages.iter().map(|(_, message)| envelope(lineage, message.clone())).collect();
@@ -161,7 +190,7 @@ fn made() -> BTreeMap<(&'static str, String), Vec<u8>> {
         put("all", &all);
     }
     let mut put = |target, name: &str, bytes: Vec<u8>| made.insert((target, name.to_owned()), bytes);
-    for (name, one) in entries().into_iter().chain(later_entries()) {
+    for (name, one) in entries().into_iter().chain(later_entries()).chain(entries_of_level_2()) {
         let mut bytes = Vec::new();
         entry::encode(&one, &mut bytes).unwrap();
         put("entry", name, bytes);

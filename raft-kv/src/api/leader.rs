@@ -11,14 +11,15 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
+use raft_core::session::{Serial, SessionError, SessionId};
 use raft_core::{Consistency, NodeId, RaftError};
 use tokio::time::Instant;
 
 use super::members::{ChangeBody, ChangedBody};
 use super::membership::{NotChanged, members_of};
-use super::server::{Api, respond, respond_read};
-use super::{ErrorBody, ErrorCode, FORWARDED_HEADER, TIMEOUT_HEADER, TransferredBody};
-use crate::client::{Backoff, CONNECT_TIMEOUT, read_body};
+use super::server::{Api, Respond, respond, respond_read};
+use super::{ErrorBody, ErrorCode, FORWARDED_HEADER, SessionBody, TIMEOUT_HEADER, TransferredBody};
+use crate::client::{Backoff, CONNECT_TIMEOUT, read_body, with_serial};
 use crate::command::{Command, Query};
 
 /// A read is asked again after this: the leader that it waits for may hang.
@@ -43,7 +44,10 @@ pub(super) struct Call {
 }
 
 pub(super) enum Work {
-    Write(Command),
+    /// In a session, if it has one.
+    Write(Command, Option<Serial>),
+    OpenSession,
+    CloseSession(SessionId),
     /// Leadership is to go to this node, or to the best.
     Transfer(Option<NodeId>),
     /// The members are to be changed.
@@ -123,15 +127,28 @@ impl Api {
     async fn here(&self, call: &Call) -> Attempt {
         let raft = self.raft();
         match &call.work {
-            Work::Write(command) => match tokio::time::timeout_at(call.deadline, raft.propose(command)).await
-            {
-                Ok(Ok(reply)) => Attempt::Done(respond(&reply)),
-                Ok(Err(error)) => refusal(&error),
-                Err(_) => Attempt::Done(respond(&ErrorBody::new(
-                    ErrorCode::Unknown,
-                    "the write was not confirmed in time and may still happen",
-                ))),
-            },
+            Work::Write(command, serial) => {
+                let write = async {
+                    match serial {
+                        Some(serial) => raft.propose_in(*serial, command).await,
+                        None => raft.propose(command).await,
+                    }
+                };
+                in_time(call.deadline, write, "the write was not confirmed in time and may still happen")
+                    .await
+            }
+            Work::OpenSession => {
+                let open = async {
+                    raft.open_session().await.map(|session| SessionBody { session: session.to_string() })
+                };
+                in_time(call.deadline, open, "the session was not opened in time").await
+            }
+            Work::CloseSession(session) => {
+                let close = async {
+                    raft.close_session(*session).await.map(|()| SessionBody { session: session.to_string() })
+                };
+                in_time(call.deadline, close, "the session was not closed in time and may still be").await
+            }
             Work::Transfer(to) => {
                 match tokio::time::timeout_at(call.deadline, raft.transfer_leadership(*to)).await {
                     Ok(Ok(leader)) => Attempt::Done(respond(&TransferredBody { leader: leader.0 })),
@@ -180,6 +197,10 @@ impl Api {
             .header(TIMEOUT_HEADER, leader_timeout.max(1))
             .timeout(left)
             .body(call.body.clone());
+        let request = match &call.work {
+            Work::Write(_, Some(serial)) => with_serial(request, *serial),
+            _ => request,
+        };
         let lost = |error: reqwest::Error| {
             if error.is_connect() || !write {
                 let message = format!("the leader at {leader} cannot be reached; try again");
@@ -206,6 +227,19 @@ impl Api {
             return Attempt::NotDone(error);
         }
         Attempt::Done(relayed(status, &mut headers, body))
+    }
+}
+
+/// An answer that comes by the deadline; after it the outcome is unknown.
+async fn in_time<T: Respond>(
+    deadline: Instant,
+    work: impl Future<Output = Result<T, RaftError>>,
+    unknown: &str,
+) -> Attempt {
+    match tokio::time::timeout_at(deadline, work).await {
+        Ok(Ok(reply)) => Attempt::Done(respond(&reply)),
+        Ok(Err(error)) => refusal(&error),
+        Err(_) => Attempt::Done(respond(&ErrorBody::new(ErrorCode::Unknown, unknown))),
     }
 }
 
@@ -238,6 +272,9 @@ fn refusal(error: &RaftError) -> Attempt {
         RaftError::Overloaded => ErrorCode::Overloaded,
         RaftError::TooLarge { .. } => ErrorCode::TooLarge,
         RaftError::Transfer(_) | RaftError::Membership(_) => ErrorCode::Conflict,
+        RaftError::Session(SessionError::Expired) => ErrorCode::SessionExpired,
+        RaftError::Session(SessionError::NotYet) => ErrorCode::NoSessions,
+        RaftError::Session(SessionError::Full | SessionError::TooMany) => ErrorCode::Overloaded,
         RaftError::Fatal { .. } | RaftError::Query(_) => ErrorCode::Failed,
         _ if error.is_refused() => ErrorCode::Unavailable,
         _ => ErrorCode::Unknown,

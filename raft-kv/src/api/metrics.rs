@@ -182,7 +182,8 @@ impl Out<'_, '_> {
     }
 
     fn histogram(&mut self, name: &str, help: &str, measured: &Distribution) -> fmt::Result {
-        let bound = |bound: Duration| if bound == Duration::MAX { f64::INFINITY } else { bound.as_secs_f64() };
+        let bound =
+            |bound: Duration| if bound == Duration::MAX { f64::INFINITY } else { bound.as_secs_f64() };
         let buckets: Vec<(f64, u64)> =
             measured.buckets.iter().map(|&(at, count)| (bound(at), count)).collect();
         let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;

@@ -32,6 +32,13 @@ use crate::command::{Page, Pair, Revision, Revisions};
 pub const TIMEOUT_HEADER: &str = "raft-kv-timeout-ms";
 /// Request header: a node passed the request on. The receiver answers by itself or not at all, so nothing goes round.
 pub const FORWARDED_HEADER: &str = "raft-kv-forwarded";
+/// Request header of a change: the session that it belongs to, as [`SessionBody`] named it. With it, a change that is repeated with
+/// the same [`NUMBER_HEADER`] happens once.
+pub const SESSION_HEADER: &str = "raft-kv-session";
+/// Request header of a change in a session: its number.
+pub const NUMBER_HEADER: &str = "raft-kv-number";
+/// Request header of a change in a session: all changes with lower numbers are answered, or given up. Default: 0.
+pub const SEEN_BELOW_HEADER: &str = "raft-kv-seen-below";
 /// Response header: where clients reach the leader, as far as the node knows.
 pub const LEADER_HEADER: &str = "raft-kv-leader";
 /// Response header of a value: [`Revisions::create_revision`].
@@ -71,6 +78,11 @@ pub enum ErrorCode {
     NotInitialized,
     /// No leader could be reached in time. The request was surely not carried out and may be repeated.
     Unavailable,
+    /// There is no such session any more: it was not used for too long, or was closed. By this request nothing was changed; whether by
+    /// an earlier one with the same number, nobody can tell.
+    SessionExpired,
+    /// Not every node is known to know sessions. The request was surely not carried out; without a session it may be.
+    NoSessions,
     /// The leader has too much to do. The request was surely not carried out and may be repeated, later.
     Overloaded,
     /// The outcome is unknown: the change may have happened, or may still happen.
@@ -86,9 +98,12 @@ impl ErrorCode {
             Self::Invalid => 400,
             Self::NotFound => 404,
             Self::Conflict => 409,
+            Self::SessionExpired => 410,
             Self::Mismatch => 412,
             Self::TooLarge => 413,
-            Self::NotInitialized | Self::Unavailable | Self::Overloaded | Self::Failed => 503,
+            Self::NotInitialized | Self::Unavailable | Self::NoSessions | Self::Overloaded | Self::Failed => {
+                503
+            }
             Self::Unknown => 504,
         }
     }
@@ -103,6 +118,8 @@ impl ErrorCode {
             Self::TooLarge => "too_large",
             Self::NotInitialized => "not_initialized",
             Self::Unavailable => "unavailable",
+            Self::SessionExpired => "session_expired",
+            Self::NoSessions => "no_sessions",
             Self::Overloaded => "overloaded",
             Self::Unknown => "unknown",
             Self::Failed => "failed",
@@ -134,6 +151,13 @@ impl ErrorBody {
 pub struct DeletedBody {
     /// The store's revision after it.
     pub revision: Revision,
+}
+
+/// The answer to `POST /sessions`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionBody {
+    /// The session's name.
+    pub session: String,
 }
 
 /// A key with its value and revisions in JSON.

@@ -1,5 +1,6 @@
 //! The HTTP server of a node: any node takes any request.
 
+use std::str::FromStr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use raft_core::message::Dismissal;
 use raft_core::runtime::TransferStatus;
+use raft_core::session::{Serial, SessionId};
 use raft_core::types::NodeId;
 use raft_core::{Consistency, LogStore, Membership, Raft, RaftError, RaftStatus, Reading};
 use serde::{Deserialize, Serialize};
@@ -30,8 +32,9 @@ use super::metrics::Look;
 use super::{
     APPLIED_HEADER, CREATE_REVISION_HEADER, DEFAULT_SCAN_LIMIT, DEFAULT_TIMEOUT_MS, DeletedBody, EntryIdBody,
     ErrorBody, ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER,
-    MemberBody, PageBody, SnapshotProgressBody, SnapshotsBody, StatusBody, TIMEOUT_HEADER, TransferBody,
-    TransferredBody, VERSION_HEADER, host_and_port,
+    MemberBody, NUMBER_HEADER, PageBody, SEEN_BELOW_HEADER, SESSION_HEADER, SessionBody,
+    SnapshotProgressBody, SnapshotsBody, StatusBody, TIMEOUT_HEADER, TransferBody, TransferredBody,
+    VERSION_HEADER, host_and_port,
 };
 use crate::client::{CONNECT_TIMEOUT, http};
 use crate::command::{
@@ -145,11 +148,13 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/members", get(list_members).post(change_members))
         .route("/members/cancel", post(give_up_change))
         .route("/backup", get(super::backup::backup))
+        .route("/sessions", post(open_session))
+        .route("/sessions/{session}", axum::routing::delete(close_session))
         .fallback(|| async {
             refuse(
                 ErrorCode::NotFound,
                 "no such path: see /kv/{key}, /kv, /status, /members, /metrics, /health, /livez, /readyz, /log/entries, /init, \
-                  /transfer, /backup",
+                  /transfer, /backup, /sessions",
             )
         })
         .method_not_allowed_fallback(|| async {
@@ -264,6 +269,29 @@ impl Asked {
     }
 }
 
+impl Asked {
+    /// The session that a change belongs to, and its number there.
+    fn serial(&self) -> Result<Option<Serial>, ErrorBody> {
+        fn parsed<T: FromStr>(headers: &HeaderMap, name: &str) -> Result<Option<T>, ErrorBody> {
+            let Some(value) = headers.get(name) else { return Ok(None) };
+            let value = value.to_str().ok().and_then(|value| value.parse().ok());
+            let wrong = || ErrorBody::new(ErrorCode::Invalid, format!("{name} is not as it should be"));
+            value.map(Some).ok_or_else(wrong)
+        }
+        let session = parsed(&self.headers, SESSION_HEADER)?;
+        let number = parsed(&self.headers, NUMBER_HEADER)?;
+        let seen_below = parsed(&self.headers, SEEN_BELOW_HEADER)?.unwrap_or(0);
+        match (session, number) {
+            (Some(session), Some(number)) => Ok(Some(Serial { session, number, seen_below })),
+            (None, None) => Ok(None),
+            _ => {
+                let rule = format!("{SESSION_HEADER} and {NUMBER_HEADER} go together");
+                Err(ErrorBody::new(ErrorCode::Invalid, rule))
+            }
+        }
+    }
+}
+
 type KeyPath = Result<Path<String>, PathRejection>;
 pub(super) type Options<T> = Result<UrlQuery<T>, QueryRejection>;
 
@@ -359,7 +387,8 @@ async fn write(
             Some(expected) => Command::CompareAndSwap { key, expected, value: value.clone() },
             None => Command::Put { key, value: value.clone() },
         };
-        asked.call(Work::Write(command), value)
+        let serial = asked.serial()?;
+        asked.call(Work::Write(command, serial), value)
     });
     carried_out(&api, call).await
 }
@@ -377,7 +406,8 @@ async fn delete(
         let options = options_of(options)?;
         only_for_reads(options.reading())?;
         let expected = options.expected()?;
-        asked.call(Work::Write(Command::Delete { key, expected }), Bytes::new())
+        let serial = asked.serial()?;
+        asked.call(Work::Write(Command::Delete { key, expected }, serial), Bytes::new())
     });
     carried_out(&api, call).await
 }
@@ -597,6 +627,33 @@ async fn give_up_change(
     carried_out(&api, asked.call(Work::GiveUpChange, Bytes::new())).await
 }
 
+async fn open_session(State(api): State<Arc<Api>>, method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    match (Asked { method, uri, headers }).call(Work::OpenSession, Bytes::new()) {
+        Ok(call) => api.carry_out(call).await,
+        Err(error) => respond(&error),
+    }
+}
+
+async fn close_session(
+    State(api): State<Arc<Api>>,
+    path: KeyPath,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let asked = Asked { method, uri, headers };
+    let call =
+        path.map_err(|e| ErrorBody::new(ErrorCode::Invalid, e.body_text())).and_then(|Path(session)| {
+            let session = session.parse::<SessionId>();
+            let session = session.map_err(|e| ErrorBody::new(ErrorCode::Invalid, e.to_string()))?;
+            asked.call(Work::CloseSession(session), Bytes::new())
+        });
+    match call {
+        Ok(call) => api.carry_out(call).await,
+        Err(error) => respond(&error),
+    }
+}
+
 /// Something that can be sent back.
 pub(super) trait Respond {
     fn response(&self) -> Response;
@@ -630,6 +687,12 @@ impl Respond for ErrorBody {
     fn response(&self) -> Response {
         let status = StatusCode::from_u16(self.error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         json(status, self)
+    }
+}
+
+impl Respond for SessionBody {
+    fn response(&self) -> Response {
+        json(StatusCode::OK, self)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::engine::{ProposeError, ReadError, SnapshotOutcome};
 use crate::membership::{NodeInfo, Target};
 use crate::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow};
+use crate::session::{Serial, SessionAction, SessionId, SessionLimits};
 use crate::testing::cluster::Cluster;
 use crate::testing::disk::{Image, entries_of_terms, founded_outline};
 use crate::testing::display;
@@ -33,6 +34,7 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         "bootstrap" => bootstrap(words, stage),
         "propose" => propose(words, stage),
         "read" => read(words, stage),
+        "session" => session(words, stage),
         "hand_over" => hand_over(words, stage),
         "deliver" => deliver(words, stage),
         "drop" => take(words, stage).map(drop),
@@ -207,7 +209,41 @@ fn propose(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     };
     let commands = words[1..].iter().map(command).collect();
     let engine = stage.cluster()?.nodes[place].engine_mut().ok_or("the node does not run")?;
-    let line = match engine.propose(commands, now) {
+    let proposed = engine.propose(commands, now);
+    print_proposed(id, proposed, stage)
+}
+
+/// `session 1 open`, `session 1 put 4 0 a`: command a as number 0 of the session that entry 4 opened, `session 1 close 4`.
+fn session(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    const MARK: u64 = 1;
+    let id = node(words, 0)?;
+    let session = |word: &str| {
+        let index = word.parse().map_err(|_| format!("{word} is no index"))?;
+        Ok::<_, String>(SessionId { index, mark: MARK })
+    };
+    let action = match &words[1..] {
+        ["open"] => SessionAction::Open { mark: MARK, limits: SessionLimits::default() },
+        ["put", opened, number, command] => {
+            let number = number.parse().map_err(|_| format!("{number} is no number"))?;
+            let serial = Serial { session: session(opened)?, number, seen_below: 0 };
+            SessionAction::Command { serial, command: Bytes::from((*command).to_owned()) }
+        }
+        ["close", opened] => SessionAction::Close { session: session(opened)? },
+        _ => return Err("session 1 open, session 1 put 4 0 a, session 1 close 4".to_owned()),
+    };
+    let place = stage.place(id)?;
+    let now = stage.clock(id);
+    let engine = stage.cluster()?.nodes[place].engine_mut().ok_or("the node does not run")?;
+    let proposed = engine.propose_sessions(vec![action], now);
+    print_proposed(id, proposed, stage)
+}
+
+fn print_proposed(
+    id: NodeId,
+    proposed: Result<EntryId, ProposeError>,
+    stage: &mut Stage,
+) -> Result<(), String> {
+    let line = match proposed {
         Ok(first) => format!("{id} proposes {first}"),
         Err(ProposeError::NotLeader { leader: Some(leader) }) => format!("{id} refuses: {leader} leads"),
         Err(ProposeError::NotLeader { leader: None }) => format!("{id} refuses: no leader is known"),
@@ -215,6 +251,7 @@ fn propose(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
             format!("{id} refuses: {bytes} bytes, at most {limit}")
         }
         Err(ProposeError::Transferring { to }) => format!("{id} refuses: {to} is to lead"),
+        Err(refused @ ProposeError::NotKnown { .. }) => format!("{id} refuses: {refused}"),
         Err(other) => format!("{id} refuses: {other:?}"),
     };
     stage.print(line);
@@ -618,7 +655,7 @@ fn forge(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
         Some(&"accepted") => {
             let (matched, received) = (number("matched"), number("received").max(number("matched")));
             let outcome = AppendOutcome::Accepted { matched, received };
-            Message::AppendResponse(AppendResponse { term, round, outcome, priority: 0 })
+            Message::AppendResponse(AppendResponse { term, round, outcome, priority: 0, level: 1 })
         }
         Some(&"timeout-now") => Message::TimeoutNow(TimeoutNow { term, round }),
         _ => return Err("an append, a heartbeat, an accepted or a timeout-now is forged".to_owned()),

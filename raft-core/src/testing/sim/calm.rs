@@ -22,6 +22,9 @@ const PATIENCE_TIMEOUTS: u64 = 40;
 impl World {
     pub(super) fn calm_down(&mut self) -> Result<(), Broken> {
         self.calm = true;
+        for client in 0..self.session_clients.len() {
+            self.session_client(client)?;
+        }
         self.plan(0, Event::Mend);
         self.settings.calm();
         self.network.heal();
@@ -111,8 +114,10 @@ impl World {
         members.into_iter().find_map(|node| {
             let (node, host) = (&self.cluster.nodes[node], &self.hosts[node]);
             let queues = node.engine()?.queues();
-            let calls =
-                host.waiting.proposals.len() + host.waiting.reads.len() + host.waiting.confirmed.len();
+            let calls = host.waiting.proposals.len()
+                + host.waiting.attempts.len()
+                + host.waiting.reads.len()
+                + host.waiting.confirmed.len();
             let writes = node.disk.in_flight().len();
             let transfers = host.transfers.len();
             let quiet = queues.is_empty()
@@ -247,7 +252,10 @@ impl World {
         for node in members {
             let (node, host) = (&self.cluster.nodes[node], &self.hosts[node]);
             let (first, first_host) = (&self.cluster.nodes[leader], &self.hosts[leader]);
-            if node.applied != first.applied || host.store != first_host.store {
+            if node.applied != first.applied
+                || host.store != first_host.store
+                || host.sessions != first_host.sessions
+            {
                 return Err(Broken::new(
                     "all state machines end equal",
                     format!("{} {:?}, {} {:?}", first.id(), first.applied, node.id(), node.applied),

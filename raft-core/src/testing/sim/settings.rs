@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::session::SessionLimits;
 use crate::testing::random::Random;
 
 /// The conditions of one run. Times are in microseconds, probabilities in parts of a million.
@@ -60,6 +61,10 @@ pub struct Settings {
 
     /// How many clients there are.
     pub clients: usize,
+    /// How many clients with sessions there are beside them.
+    pub session_clients: usize,
+    /// What a session may cost.
+    pub sessions: SessionLimits,
     /// How many keys they share.
     pub keys: u64,
     /// How long a client waits between two calls at most.
@@ -180,6 +185,8 @@ impl Settings {
             downtime_max: pick(random, &[20_000, 500_000, 3_000_000]),
             clock_drift: sometimes(random, &[1_000, 100_000]),
             clients: 1 + random.index(6),
+            session_clients: 0,
+            sessions: SessionLimits::default(),
             keys: 1 + random.below(4),
             think_max: pick(random, &[1_000, 20_000, 200_000]),
             patience: pick(random, &[200_000, 2_000_000]),
@@ -207,6 +214,14 @@ impl Settings {
         self.snapshot_max = pick(random, &[100, 20_000, 1_000_000]);
         self.snapshot_failure = sometimes(random, &[10_000, 100_000, 400_000]);
         self.nemesis.snapshot = sometimes(random, &[2, 10]);
+    }
+
+    /// Draws whether clients have sessions, likewise.
+    pub(super) fn draw_sessions(&mut self, random: &mut Random) {
+        self.session_clients = usize::try_from(sometimes(random, &[1, 2, 5])).unwrap_or(0);
+        let idle_ms = pick(random, &[500, 10_000, 3_600_000]);
+        let (answers, bytes) = (pick(random, &[1, 4, 1_000]) as u32, pick(random, &[0, 100, 65_536]) as u32);
+        self.sessions = super::sessions::limits(idle_ms, answers, bytes);
     }
 
     /// Draws how members come and go, from a source of its own, like snapshots.

@@ -68,8 +68,9 @@ fn all_messages() -> Vec<Message> {
     let entries =
         entries.map(|(index, payload)| Entry { id: EntryId::new(id.term, index), payload }).collect();
     let heartbeat = AppendRequest { term: 7, prev: id, entries: Vec::new(), commit: 5, round: 1 << 50 };
-    let answer =
-        |outcome| Message::AppendResponse(AppendResponse { term: 7, round: 9, priority: 3, outcome });
+    let answer = |outcome| {
+        Message::AppendResponse(AppendResponse { term: 7, round: 9, priority: 3, level: 2, outcome })
+    };
     let ticket = ReadTicket { boot: u64::MAX - 7, number: 1 << 33 };
     vec![
         Message::VoteRequest(VoteRequest { term: 8, last: id, pre_vote: true, transfer: false }),

@@ -303,6 +303,7 @@ fn what_a_version_cannot_carry_is_refused() {
         assert_eq!(encoded.is_err(), refused, "version {version}");
     }
     let close = Entry { id: EntryId::new(1, 1), payload: session(SessionAction::Close { session: SESSION }) };
+    frame.clear();
     for version in [1, 2] {
         let refused = wire::encode_frame(version, &append(close.clone()), &mut frame);
         assert_eq!((refused, frame.len()), (Err(CodecError::Unsupported), 0));

@@ -370,12 +370,11 @@ impl Sender<'_> {
 
     fn may_send(&self, peer: &Progress, active: bool, config: &Config) -> bool {
         peer.next <= self.log.last_index()
+            && !peer.inflights.is_full(config.max_inflight_messages, config.max_inflight_bytes)
             && match peer.flow {
                 // The silent are asked by heartbeats only.
                 Flow::Probe { sent } => !sent && active,
-                Flow::Replicate => {
-                    !peer.inflights.is_full(config.max_inflight_messages, config.max_inflight_bytes)
-                }
+                Flow::Replicate => true,
                 Flow::Snapshot { .. } => false,
             }
     }

@@ -231,8 +231,10 @@ impl Engine {
         }
         let id = ReadId(self.next_read + 1);
         let asked = self.whom_to_ask();
+        // What has ended and was not handed out yet still takes its place.
+        let ended = self.failed_reads.len() + self.asks.answered.len();
         if let Role::Leader(leading) = &mut self.role {
-            if leading.reads.len() >= self.config.max_pending_reads {
+            if leading.reads.len() + ended >= self.config.max_pending_reads {
                 return Err(ReadError::Overloaded);
             }
             leading.reads.push(Reader::Own(id), by_lease);
@@ -242,7 +244,9 @@ impl Engine {
                 self.fail_asks();
                 self.asks.of = Some((self.term, leader));
             }
-            if self.asks.len() >= self.config.max_pending_reads {
+            if self.asks.len() + self.failed_reads.len() + self.asks.answered.len()
+                >= self.config.max_pending_reads
+            {
                 return Err(ReadError::Overloaded);
             }
             self.asks.push(id, by_lease);

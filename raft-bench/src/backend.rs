@@ -11,7 +11,7 @@ use bytes::Bytes;
 use raft_core::log_store::StorageError;
 use raft_core::mem::{ChannelNetwork, MemLogStore};
 use raft_core::message::{Envelope, Message};
-use raft_core::state_machine::{Batch, MachineError, SnapshotView};
+use raft_core::state_machine::{Batch, MachineError, Note, SnapshotView};
 use raft_core::transport::{Inbox, LocalNode, SnapshotStream, TransportError};
 use raft_core::types::{Entry, Payload};
 use raft_core::{ClusterId, LogStore, NodeId, StateMachine, Transport};
@@ -323,7 +323,7 @@ pub(crate) struct AnyMachine(Box<dyn StateMachine>);
 
 #[async_trait]
 impl StateMachine for AnyMachine {
-    async fn bookkeeping(&mut self) -> Result<Option<Bytes>, MachineError> {
+    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {
         self.0.bookkeeping().await
     }
 
@@ -350,7 +350,7 @@ pub struct Sum(u64);
 
 #[async_trait]
 impl StateMachine for Sum {
-    async fn bookkeeping(&mut self) -> Result<Option<Bytes>, MachineError> {
+    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {
         Ok(None)
     }
 
@@ -408,7 +408,8 @@ mod tests {
             })
         };
         let outcome = AppendOutcome::Accepted { matched: 4, received: 7 };
-        let answer = Message::AppendResponse(AppendResponse { term: 3, round: 2, outcome, priority: 0 });
+        let answer =
+            Message::AppendResponse(AppendResponse { term: 3, round: 2, outcome, priority: 0, level: 2 });
         let entries = vec![
             entry(7, Payload::Noop),
             entry(8, Payload::Command(Bytes::from_static(&[1; 64]))),

@@ -14,7 +14,7 @@ use raft_core::codec::wire;
 use raft_core::log_store::Write;
 use raft_core::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message};
 use raft_core::runtime::{NodeOptions, RaftError};
-use raft_core::state_machine::{Batch, Command, MachineError, SnapshotView, StateMachine};
+use raft_core::state_machine::{Batch, Command, MachineError, Note, SnapshotView, StateMachine};
 use raft_core::transport::{Inbox, LocalNode, SnapshotStream, Transport};
 use raft_core::types::{Entry, EntryId, GroupId, HardState, Incarnation, Lineage, Payload, Peer};
 use raft_core::{ClusterId, Config, LogStore, NodeId, RawRaft, SnapshotPlace};
@@ -163,7 +163,7 @@ fn append(first: u64, count: u64, payload_bytes: usize) -> Envelope {
 
 fn answer(round: u64) -> Envelope {
     let outcome = AppendOutcome::Accepted { matched: round, received: round };
-    envelope(Message::AppendResponse(AppendResponse { term: 1, round, outcome, priority: 0 }))
+    envelope(Message::AppendResponse(AppendResponse { term: 1, round, outcome, priority: 0, level: 2 }))
 }
 
 fn codec(criterion: &mut Criterion) -> Result<(), Failure> {
@@ -466,7 +466,7 @@ fn machine_alone(
                         index += 1;
                         Command { id: EntryId::new(1, index), bytes: command() }
                     });
-                    Batch { commands: commands.collect(), bookkeeping: Bytes::new() }
+                    Batch { commands: commands.collect(), ..Batch::default() }
                 },
                 |batch| {
                     let applied = runtime.block_on(machine.apply(batch));
@@ -506,7 +506,7 @@ impl SnapshotView for BallastView {
 
 #[async_trait]
 impl StateMachine for Ballast {
-    async fn bookkeeping(&mut self) -> Result<Option<Bytes>, MachineError> {
+    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {
         Ok(None)
     }
 

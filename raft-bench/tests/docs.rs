@@ -20,3 +20,32 @@ fn every_excerpt_is_in_the_sources() {
     }
     assert!(blocks >= 8, "only {blocks} excerpts were found");
 }
+
+/// The lines of code in the first program of a page: no blank lines, and none with a comment only.
+fn program(page: &str) -> Vec<&str> {
+    let block = page.split("```rust\n").nth(1).unwrap().split("```").next().unwrap();
+    block.lines().filter(|line| !line.trim().is_empty() && !line.trim().starts_with("//")).collect()
+}
+
+/// It is compiled and run as a documentation test of this crate.
+#[test]
+fn the_durable_program_of_the_readme_is_short() {
+    let lines = program(include_str!("../../README.md"));
+    for part in ["RedbLogStore", "QuicTransport", "impl Machine", "propose", "read", "shutdown", "1..=3"] {
+        assert!(lines.iter().any(|line| line.contains(part)), "{part}");
+    }
+    assert!(lines.len() <= 35, "{} lines", lines.len());
+    assert!(lines.iter().all(|line| line.chars().count() <= 130), "a line holds too much");
+}
+
+/// It is compiled and run as a documentation test of raft-core.
+#[test]
+fn the_program_in_one_process_is_short() {
+    let lines = program(include_str!("../../raft-core/README.md"));
+    let main = lines.iter().position(|line| line.contains("fn main")).unwrap();
+    let body = &lines[main + 1..lines.len() - 1];
+    for part in ["1..=3", "bootstrap", "propose", "read"] {
+        assert!(body.iter().any(|line| line.contains(part)), "{part}");
+    }
+    assert!(body.len() <= 12, "{} lines", body.len());
+}

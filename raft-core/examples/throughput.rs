@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use raft_core::mem::{ChannelNetwork, MemLogStore};
-use raft_core::state_machine::{Batch, MachineError, SnapshotView};
+use raft_core::state_machine::{Batch, MachineError, Note, SnapshotView};
 use raft_core::{ClusterId, NodeOptions, RawRaft, StateMachine};
 
 const COMMAND_BYTES: usize = 64;
@@ -24,7 +24,7 @@ struct Count {
 
 #[async_trait]
 impl StateMachine for Count {
-    async fn bookkeeping(&mut self) -> Result<Option<Bytes>, MachineError> {
+    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {
         Ok(None)
     }
 

@@ -2,6 +2,8 @@
 #![cfg_attr(not(feature = "runtime"), doc = "Raft consensus as a plain value, and the traits around it.")]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "runtime")]
+pub mod client;
 pub mod codec;
 pub mod config;
 pub mod engine;
@@ -18,6 +20,8 @@ pub mod raft;
 mod random;
 #[cfg(feature = "runtime")]
 pub mod runtime;
+pub mod session;
+pub mod session_table;
 pub mod state_machine;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -25,15 +29,19 @@ pub mod transport;
 pub mod types;
 mod write;
 
+#[cfg(feature = "runtime")]
+pub use client::{Client, ClientError};
 pub use config::Config;
 pub use engine::Engine;
 pub use log_store::LogStore;
 pub use machine::Machine;
-pub use membership::{Membership, NodeInfo, Target};
+pub use membership::{Lease, Membership, NodeInfo, Target};
 #[cfg(feature = "runtime")]
 pub use raft::{Raft, RawRaft};
 #[cfg(feature = "runtime")]
-pub use runtime::{Member, NodeOptions, RaftError, RaftStatus, SnapshotFile, SnapshotPlace, StartError};
+pub use runtime::{
+    Consistency, Member, NodeOptions, RaftError, RaftStatus, Reading, SnapshotFile, SnapshotPlace, StartError,
+};
 pub use state_machine::StateMachine;
 pub use transport::Transport;
 pub use types::{ClusterId, EntryId, GroupId, Incarnation, Index, NodeId, Term};

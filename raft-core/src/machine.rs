@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::cold;
-use crate::state_machine::{Batch, MachineError, SnapshotView, StateMachine};
+use crate::state_machine::{Batch, MachineError, Note, SnapshotView, StateMachine};
 
 /// A volatile state machine over one's own types: two methods, and snapshots by serde. It is held in memory and rebuilt
 /// from snapshot and log at start. The contract of [`StateMachine`] holds: deterministic above all.
@@ -99,7 +99,7 @@ pub struct Typed<M>(pub M);
 
 #[async_trait]
 impl<M: Machine> StateMachine for Typed<M> {
-    async fn bookkeeping(&mut self) -> Result<Option<Bytes>, MachineError> {
+    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {
         Ok(None)
     }
 

@@ -1,6 +1,6 @@
 //! What nodes say to each other. All messages are one-way; an answer is a message of its own.
 
-use crate::types::{Entry, EntryId, GroupId, Index, Lineage, Peer, Term};
+use crate::types::{Entry, EntryId, GroupId, Index, Level, Lineage, Peer, Term};
 
 /// A message on its way between two nodes of one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +69,10 @@ pub enum Message {
         /// What became of the receiver.
         dismissal: Dismissal,
     },
+    /// A follower asks its leader at which index it may read (thesis, 6.4).
+    ReadRequest(ReadRequest),
+    /// The answer to a [`ReadRequest`].
+    ReadResponse(ReadResponse),
     /// The answer to an [`Message::IdentityRequest`]; the envelope's sender is the identity.
     IdentityResponse {
         /// The node already belongs to a founded cluster: it knows a configuration.
@@ -87,6 +91,8 @@ impl Message {
             Self::AppendRequest(m) => Some(m.term),
             Self::AppendResponse(m) => Some(m.term),
             Self::TimeoutNow(m) => Some(m.term),
+            Self::ReadRequest(m) => Some(m.term),
+            Self::ReadResponse(m) => Some(m.term),
             Self::IdentityRequest | Self::IdentityResponse { .. } | Self::Dismissed { .. } => None,
         }
     }
@@ -163,6 +169,8 @@ pub struct AppendResponse {
     pub outcome: AppendOutcome,
     /// The follower's [`Config::priority`](crate::config::Config::priority).
     pub priority: u8,
+    /// Which payloads the follower understands.
+    pub level: Level,
 }
 
 /// What became of an [`AppendRequest`].
@@ -196,4 +204,36 @@ pub struct TimeoutNow {
     pub term: Term,
     /// The leader's [`AppendRequest::round`]: one that arrives after an append of a later round is late, and is ignored.
     pub round: u64,
+}
+
+/// Names what a follower asks among all that it ever asked: an answer to anything else, of an earlier run of its process too, is
+/// not taken for the answer to this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReadTicket {
+    /// Drawn at random at each start of the follower.
+    pub boot: u64,
+    /// Counted within the run.
+    pub number: u64,
+}
+
+/// A follower asks for a read index, for all reads that wait on it. Asked again while there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadRequest {
+    /// The term of the leader that is asked; no other answers.
+    pub term: Term,
+    /// Repeated in the answer.
+    pub ticket: ReadTicket,
+    /// The leader may answer by its lease, without a round.
+    pub lease: bool,
+}
+
+/// A state that has applied `index` holds all that was acknowledged before the request was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadResponse {
+    /// The leader's term.
+    pub term: Term,
+    /// That of the request.
+    pub ticket: ReadTicket,
+    /// The read index.
+    pub index: Index,
 }

@@ -87,7 +87,8 @@ pub(crate) fn plan_new_lineage(
         return Err(OfflineError::Alone { node, lineage: membership.lineage });
     }
     let info = NodeInfo { incarnation: local.incarnation, ..info.clone() };
-    let alone = Membership { lineage, ..Membership::of_voters([(node, info)].into()) };
+    let alone =
+        Membership { lineage, lease: membership.lease, ..Membership::of_voters([(node, info)].into()) };
     alone.validate().map_err(|error| OfflineError::Log(error.to_string()))?;
 
     let done = NewLineage {

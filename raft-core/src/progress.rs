@@ -6,7 +6,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::types::{Entry, Incarnation, Index, Time};
+use crate::types::{Entry, Incarnation, Index, Level, Time};
 
 /// What a leader knows of one peer. `matched < next`; the appends in flight end before `next`.
 #[derive(Debug)]
@@ -27,12 +27,20 @@ pub(crate) struct Progress {
     pub(crate) heard_at: Time,
     /// Its priority, as it said.
     pub(crate) priority: u8,
+    /// Which payloads it understands, as it said; 0 before it said anything.
+    pub(crate) level: Level,
     /// Since when it has answered and kept up at every heartbeat.
     pub(crate) steady_since: Option<Time>,
     /// The highest round that it answered.
     pub(crate) round: u64,
+    /// The highest round whose answer is a promise that a lease may rest on.
+    pub(crate) lease_round: u64,
     /// The leader's round when `matched` last moved: an answer of a later round knows the promise.
     pub(crate) matched_round: u64,
+    /// A round whose answer is waited for, and when it was sent.
+    pub(crate) timed: Option<(u64, Time)>,
+    /// How long the answer to such a round took the last time.
+    pub(crate) round_trip: Option<Duration>,
     /// The highest commit index that it was sent.
     pub(crate) told_commit: Index,
     /// Something sent should have arrived.
@@ -104,9 +112,13 @@ impl Progress {
             inflights: Inflights::default(),
             heard_at: now,
             priority: 0,
+            level: 0,
             steady_since: None,
             round: 0,
+            lease_round: 0,
             matched_round: 0,
+            timed: None,
+            round_trip: None,
             told_commit: 0,
             doubt: None,
             fetch: PeerFetch::Idle,
@@ -144,6 +156,22 @@ impl Progress {
             self.next = self.received + 1;
         }
         self.next = self.next.max(self.matched + 1);
+    }
+
+    /// A round is sent: its answer is timed where none is.
+    pub(crate) fn time_round(&mut self, round: u64, now: Time) {
+        self.timed.get_or_insert((round, now));
+    }
+
+    /// An answer of this round came; how long it took, if it was timed. One of a later round says nothing: its own may have been lost.
+    pub(crate) fn note_round_trip(&mut self, round: u64, now: Time) -> Option<Duration> {
+        let (timed, sent) = self.timed.take_if(|(timed, _)| *timed <= round)?;
+        let took = now.saturating_sub(sent);
+        if timed < round {
+            return None;
+        }
+        self.round_trip = Some(took);
+        Some(took)
     }
 
     /// Waits for a snapshot up to `last` to be sent.

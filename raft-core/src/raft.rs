@@ -10,11 +10,17 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::codec::cold;
-use crate::engine::Status;
+use crate::engine::{Finding, Status};
 use crate::log_store::LogStore;
 use crate::machine::{Machine, Typed};
 use crate::membership::{NodeInfo, Target};
-use crate::runtime::{Member, Node, NodeOptions, RaftError, RaftStatus, SnapshotFile, StartError, What};
+use crate::runtime::{
+    Consistency, Member, Metrics, Node, NodeOptions, RaftError, RaftStatus, Reading, SnapshotFile,
+    StartError, What,
+};
+#[cfg(doc)]
+use crate::session::SessionError;
+use crate::session::{Serial, SessionAction, SessionId};
 use crate::state_machine::StateMachine;
 use crate::transport::{LocalNode, Transport};
 use crate::types::{Index, NodeId, SnapshotMeta};
@@ -103,13 +109,59 @@ impl<M: Machine> Raft<M> {
         decode(&self.raw.propose(encode(command)?).await?)
     }
 
+    /// See [`RawRaft::open_session`].
+    ///
+    /// # Errors
+    /// See [`RawRaft::open_session`].
+    pub async fn open_session(&self) -> Result<SessionId, RaftError> {
+        self.raw.open_session().await
+    }
+
+    /// Proposes a command within a session, see [`RawRaft::propose_in`].
+    ///
+    /// # Errors
+    /// See [`RawRaft::propose_in`].
+    pub async fn propose_in(&self, serial: Serial, command: &M::Command) -> Result<M::Reply, RaftError> {
+        decode(&self.raw.propose_in(serial, encode(command)?).await?)
+    }
+
+    /// See [`RawRaft::keep_session`].
+    ///
+    /// # Errors
+    /// See [`RawRaft::keep_session`].
+    pub async fn keep_session(&self, session: SessionId, seen_below: u64) -> Result<(), RaftError> {
+        self.raw.keep_session(session, seen_below).await
+    }
+
+    /// See [`RawRaft::close_session`].
+    ///
+    /// # Errors
+    /// See [`RawRaft::close_session`].
+    pub async fn close_session(&self, session: SessionId) -> Result<(), RaftError> {
+        self.raw.close_session(session).await
+    }
+
     /// Asks the state machine. The answer is linearizable: it holds every command that was answered anywhere before this
-    /// call. Only the leader reads; it asks a majority whether it still leads, one round for all reads that wait.
+    /// call. The leader asks a majority whether it still leads, one round for all reads that wait; any other node asks the leader
+    /// for the index that it must have applied, and answers from its own state. Nothing is written.
     ///
     /// # Errors
     /// See [`RaftError`]. A read can always be repeated.
     pub async fn read(&self, query: &M::Query) -> Result<M::Answer, RaftError> {
         decode(&self.raw.read(encode(query)?).await?)
+    }
+
+    /// Asks the state machine, as fresh as `consistency` says, and tells at which index its state was.
+    ///
+    /// # Errors
+    /// See [`RaftError`]: [`RaftError::NotLeader`] where this node does not lead and there is no leader that it could ask, or it
+    /// changed. A read can always be repeated.
+    pub async fn read_with(
+        &self,
+        query: &M::Query,
+        consistency: Consistency,
+    ) -> Result<Reading<M::Answer>, RaftError> {
+        self.raw.read_with(encode(query)?, consistency).await?.try_map(|answer| decode(&answer))
     }
 
     /// Asks this node's state as it is: without a round, on any node, and perhaps old, by seconds or, on a
@@ -119,6 +171,19 @@ impl<M: Machine> Raft<M> {
     /// See [`RaftError`]. A query can always be repeated.
     pub async fn query_local(&self, query: &M::Query) -> Result<M::Answer, RaftError> {
         decode(&self.raw.query_local(encode(query)?).await?)
+    }
+
+    /// See [`RawRaft::metrics`].
+    pub fn metrics(&self) -> Metrics {
+        self.raw.metrics()
+    }
+
+    /// See [`RawRaft::explain`].
+    ///
+    /// # Errors
+    /// See [`RawRaft::explain`].
+    pub async fn explain(&self) -> Result<Vec<Finding>, RaftError> {
+        self.raw.explain().await
     }
 
     /// See [`RawRaft::bootstrap`].
@@ -259,12 +324,60 @@ impl RawRaft {
         self.node.propose(command).await
     }
 
+    /// Opens a client's session: a command in it may be repeated, at any node that leads and as often as need be, and is applied once
+    /// ([`Client`](crate::Client) does all of this by itself). It costs an entry in the log, and memory on every node
+    /// ([`NodeOptions::sessions`]) until it is closed or was not used for too long. Repeated after an unknown outcome, this may
+    /// leave a session that nobody uses.
+    ///
+    /// # Errors
+    /// See [`RaftError`]; [`SessionError::TooMany`] and [`SessionError::NotYet`].
+    pub async fn open_session(&self) -> Result<SessionId, RaftError> {
+        self.node.open_session().await
+    }
+
+    /// Proposes a command within a session. Repeated with the same [`Serial::number`], on this node or another that leads, after a
+    /// restart or a snapshot, it is applied once, and gets its first answer again.
+    ///
+    /// # Errors
+    /// See [`RaftError`]; after [`RaftError::Unknown`] repeat it with the same number. See [`SessionError`] for those of the session.
+    pub async fn propose_in(&self, serial: Serial, command: Bytes) -> Result<Bytes, RaftError> {
+        self.node.act(SessionAction::Command { serial, command }).await
+    }
+
+    /// Keeps a session from expiring, and lets go of the answers to all numbers below `seen_below`. May be repeated.
+    ///
+    /// # Errors
+    /// See [`RaftError`]; [`SessionError::Expired`].
+    pub async fn keep_session(&self, session: SessionId, seen_below: u64) -> Result<(), RaftError> {
+        self.node.act(SessionAction::Keep { session, seen_below }).await.map(drop)
+    }
+
+    /// Ends a session and all that is kept of it. May be repeated.
+    ///
+    /// # Errors
+    /// See [`RaftError`].
+    pub async fn close_session(&self, session: SessionId) -> Result<(), RaftError> {
+        self.node.act(SessionAction::Close { session }).await.map(drop)
+    }
+
     /// Asks the state machine, linearizably, see [`Raft::read`].
     ///
     /// # Errors
     /// See [`RaftError`]. A read can always be repeated.
     pub async fn read(&self, query: Bytes) -> Result<Bytes, RaftError> {
-        self.node.read(query).await
+        self.read_with(query, Consistency::Linearizable).await.map(|reading| reading.answer)
+    }
+
+    /// Asks the state machine, as fresh as `consistency` says, see [`Raft::read_with`].
+    ///
+    /// # Errors
+    /// See [`Raft::read_with`].
+    pub async fn read_with(
+        &self,
+        query: Bytes,
+        consistency: Consistency,
+    ) -> Result<Reading<Bytes>, RaftError> {
+        self.node.read(query, consistency).await
     }
 
     /// Asks this node's state as it is, which may be old, see [`Raft::query_local`].
@@ -272,7 +385,23 @@ impl RawRaft {
     /// # Errors
     /// See [`RaftError`]. A query can always be repeated.
     pub async fn query_local(&self, query: Bytes) -> Result<Bytes, RaftError> {
-        self.node.query_local(query).await
+        let stale = Consistency::Stale { max_age: None };
+        self.read_with(query, stale).await.map(|reading| reading.answer)
+    }
+
+    /// What this node has measured since it was started: how long proposals, writes, heartbeats and the state machine took, and how
+    /// often what happened.
+    pub fn metrics(&self) -> Metrics {
+        self.node.metrics()
+    }
+
+    /// Why there is no leader, why writes do not commit, why a follower lags, as far as this node knows: each a sentence with numbers;
+    /// nothing where all is well.
+    ///
+    /// # Errors
+    /// Where the node has ended; a group that has stopped says why.
+    pub async fn explain(&self) -> Result<Vec<Finding>, RaftError> {
+        self.node.explain().await
     }
 
     /// Founds the cluster with these members, this node among them, and returns once its first configuration is

@@ -26,6 +26,11 @@ impl Random {
         Lineage::drawn(self.next())
     }
 
+    /// What tells one run of a process from all others.
+    pub(crate) fn boot(&mut self) -> u64 {
+        self.next()
+    }
+
     /// A duration from `shortest` up to, not including, twice that.
     pub(crate) fn one_to_two_times(&mut self, shortest: Duration) -> Duration {
         let nanos = u64::try_from(shortest.as_nanos()).unwrap_or(u64::MAX).max(1);

@@ -1,11 +1,13 @@
 //! The contract of a state machine: bytes in, bytes out, a batch at a time. Most users implement
 //! [`Machine`](crate::machine::Machine) over their own types instead.
 
+use std::fmt;
 use std::io::{Read, Write};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use crate::session_table::Note;
 use crate::types::EntryId;
 
 /// A committed command.
@@ -17,14 +19,42 @@ pub struct Command {
     pub bytes: Bytes,
 }
 
-/// Committed commands, to be applied in order, and the library's note of where they end.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Committed commands, to be applied in order, and what the library wants kept with their effects.
+#[derive(Debug, Default)]
 pub struct Batch {
     /// The commands, ascending by index. Indexes may be missing: not every entry holds a command. May be empty.
     pub commands: Vec<Command>,
-    /// Opaque. A machine that is durable by itself keeps it in the same transaction as the commands' effects and gives it
-    /// back from [`StateMachine::bookkeeping`]; a volatile machine ignores it.
-    pub bookkeeping: Bytes,
+    /// For a machine that is durable by itself; a volatile machine ignores it.
+    pub bookkeeping: Bookkeeping,
+}
+
+/// What the library wants kept by a machine that is durable by itself: where the machine is, and the clients' sessions. The machine
+/// keeps the notes like a small table, by key, in the same transaction as the effects of the batch, and gives all of them back at
+/// start, from [`StateMachine::bookkeeping`].
+#[derive(Default)]
+pub struct Bookkeeping(Option<MakeNotes>);
+
+/// Makes a batch's notes of its replies.
+type MakeNotes = Box<dyn FnOnce(&[Bytes]) -> Vec<Note> + Send>;
+
+impl Bookkeeping {
+    /// Notes that depend on the replies.
+    pub(crate) fn new(notes: impl FnOnce(&[Bytes]) -> Vec<Note> + Send + 'static) -> Self {
+        Self(Some(Box::new(notes)))
+    }
+
+    /// What is to be put or removed, once the replies to the batch's commands are known, which `replies` are: answers to clients are
+    /// kept among the notes. A machine that is durable by itself must ask once a batch, also where the batch is empty.
+    #[must_use]
+    pub fn notes(self, replies: &[Bytes]) -> Vec<Note> {
+        self.0.map_or_else(Vec::new, |notes| notes(replies))
+    }
+}
+
+impl fmt::Debug for Bookkeeping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bookkeeping").finish_non_exhaustive()
+    }
 }
 
 /// The replicated state machine: it sees every committed command once, in order, the same on every node.
@@ -37,12 +67,12 @@ pub struct Batch {
 ///   the process goes on.
 #[async_trait]
 pub trait StateMachine: Send + 'static {
-    /// Asked once, at start: the [`Batch::bookkeeping`] of the last batch that is durable in this machine; `None` for a
-    /// volatile or a new machine, which is then rebuilt from snapshot and log.
+    /// Asked once, at start. `None` for a volatile machine: it is rebuilt from snapshot and log, and gets no notes. A machine that is
+    /// durable by itself gives all the notes that it keeps ([`Batch::bookkeeping`]), in any order; none where it is new.
     ///
     /// # Errors
     /// Where the machine cannot be used.
-    async fn bookkeeping(&mut self) -> Result<Option<Bytes>, MachineError>;
+    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError>;
 
     /// Applies a batch; one reply a command, in order.
     ///
@@ -62,8 +92,8 @@ pub trait StateMachine: Send + 'static {
     /// The snapshot is not taken, and the group goes on; so it does after a panic. The state must be as it was.
     async fn snapshot(&mut self) -> Result<Box<dyn SnapshotView>, MachineError>;
 
-    /// Replaces the state by one that [`SnapshotView::write_to`] wrote; called on a thread where blocking is allowed. An empty batch
-    /// follows, whose [`Batch::bookkeeping`] says where the restored state ends.
+    /// Replaces the state by one that [`SnapshotView::write_to`] wrote, and forgets all notes; called on a thread where blocking is
+    /// allowed. An empty batch follows, whose notes are those of the restored state.
     ///
     /// # Errors
     /// Final, see the contract: the log before the snapshot is gone. The state as it was must still be there.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::membership::Membership;
+use crate::session::SessionEntry;
 
 /// A leader's period of office, counted from 1; 0 is "before the first election" (paper, 5.1).
 pub type Term = u64;
@@ -173,6 +174,31 @@ pub enum Payload {
     Command(Bytes),
     /// A configuration: in force as soon as it is appended (paper, 6).
     Membership(Box<Membership>),
+    /// What concerns client sessions (thesis, 6.3). [`Level`] 2.
+    Session(Box<SessionEntry>),
+}
+
+/// Which kinds of payloads a node understands: all that came with this level and those before. A kind is written only when every
+/// member has said that it knows its level, so that the nodes of a cluster may be of two versions for a while.
+pub type Level = u8;
+
+/// The level of this version. 1: no-ops, commands and configurations; 2: sessions, and configurations on
+/// their way to another or with suspended members.
+pub const LEVEL: Level = 2;
+
+impl Payload {
+    /// The level that this kind came with.
+    pub fn level(&self) -> Level {
+        match self {
+            Self::Noop | Self::Command(_) => 1,
+            Self::Membership(membership)
+                if membership.target.is_none() && membership.suspended.is_empty() =>
+            {
+                1
+            }
+            Self::Membership(_) | Self::Session(_) => 2,
+        }
+    }
 }
 
 /// One entry of the log.
@@ -206,6 +232,7 @@ impl Entry {
                 Payload::Noop => 0,
                 Payload::Command(command) => command.len(),
                 Payload::Membership(membership) => membership.bytes(),
+                Payload::Session(session) => session.bytes(),
             }
     }
 }

@@ -2,16 +2,19 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use raft_core::codec::{CodecError, cold, entry, versioned, wire};
-use raft_core::config::MAX_APPEND_BYTES_LIMIT;
+use raft_core::config::{MAX_APPEND_BYTES_LIMIT, MAX_ENTRY_BYTES_LIMIT};
 use raft_core::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Envelope, Lane, Message, ReadRequest, ReadResponse,
+    ReadTicket, TimeoutNow, VoteRequest, VoteResponse,
 };
+use raft_core::session::{Serial, SessionAction, SessionEntry, SessionId, SessionLimits};
 use raft_core::types::{Entry, HardState, Lineage, Outline, Payload, Peer, SnapshotMeta};
-use raft_core::{EntryId, GroupId, Incarnation, Membership, NodeId, NodeInfo};
+use raft_core::{EntryId, GroupId, Incarnation, Lease, Membership, NodeId, NodeInfo};
 
 fn peer(node: u64, incarnation: u64) -> Peer {
     Peer { node: NodeId(node), incarnation: Incarnation(incarnation) }
@@ -27,8 +30,17 @@ fn as_of_version_1(envelope: &Envelope) -> Envelope {
     let mut envelope = Envelope { lineage: Lineage::UNKNOWN, ..envelope.clone() };
     match &mut envelope.message {
         Message::IdentityResponse { last, .. } => *last = EntryId::ZERO,
-        Message::AppendResponse(response) => response.priority = 0,
+        Message::AppendResponse(response) => (response.priority, response.level) = (0, 1),
         _ => {}
+    }
+    envelope
+}
+
+/// As version 2 carries it.
+fn as_of_version_2(envelope: &Envelope) -> Envelope {
+    let mut envelope = envelope.clone();
+    if let Message::AppendResponse(response) = &mut envelope.message {
+        response.level = 1;
     }
     envelope
 }
@@ -65,6 +77,7 @@ fn golden_bytes_of_a_frame() {
         round: 2,
         outcome: AppendOutcome::Conflict { prev: 8, hint: EntryId::new(3, 6), last: 7 },
         priority: 9,
+        level: 2,
     };
     let envelopes = [envelope(Message::VoteRequest(vote)), envelope(Message::AppendResponse(response))];
     wire::encode_frame(1, &envelopes, &mut frame).unwrap();
@@ -96,8 +109,100 @@ fn golden_bytes_of_a_frame() {
     assert_eq!(decode(1, &frame).unwrap(), envelopes.each_ref().map(as_of_version_1));
     frame.clear();
     wire::encode_frame(2, &envelopes, &mut frame).unwrap();
-    assert_eq!(hex(&frame[8..]), body(&(head + "3300000000000000"), "09")); // lineage
-    assert_eq!(decode(2, &frame).unwrap(), envelopes);
+    let head = head + "3300000000000000"; // lineage
+    assert_eq!(hex(&frame[8..]), body(&head, "09"));
+    assert_eq!(decode(2, &frame).unwrap(), envelopes.each_ref().map(as_of_version_2));
+    frame.clear();
+    wire::encode_frame(3, &envelopes, &mut frame).unwrap();
+    assert_eq!(hex(&frame[8..]), body(&head, "0902")); // level
+    assert_eq!(decode(3, &frame).unwrap(), envelopes);
+}
+
+fn session(action: SessionAction) -> Payload {
+    Payload::Session(Box::new(SessionEntry { elapsed_ms: 0x0102, action }))
+}
+
+const SESSION: SessionId = SessionId { index: 6, mark: 0xfe };
+
+#[test]
+fn golden_bytes_of_session_entries() {
+    let serial = Serial { session: SESSION, number: 9, seen_below: 7 };
+    let mut limits = SessionLimits::default();
+    limits.idle = Duration::from_millis(0x1000);
+    (limits.max_sessions, limits.max_answers, limits.max_answer_bytes) = (3, 4, 5);
+    let number = |number: u64| hex(&number.to_le_bytes());
+    let id = number(6) + &number(0xfe);
+    for (action, golden) in [
+        (
+            SessionAction::Open { mark: 0xfe, limits },
+            "01".to_owned() + &number(0xfe) + &number(0x1000) + "03000000" + "04000000" + "05000000",
+        ),
+        (
+            SessionAction::Command { serial, command: Bytes::from("abc") },
+            "02".to_owned() + &id + &number(9) + &number(7) + "616263",
+        ),
+        (SessionAction::Keep { session: SESSION, seen_below: 7 }, "03".to_owned() + &id + &number(7)),
+        (SessionAction::Close { session: SESSION }, "04".to_owned() + &id),
+    ] {
+        let whole = Entry { id: EntryId::new(3, 9), payload: session(action) };
+        let mut bytes = Vec::new();
+        entry::encode(&whole, &mut bytes).unwrap();
+        let length = bytes.len() - entry::HEADER_BYTES;
+        assert_eq!(hex(&bytes[4..8]), hex(&u32::try_from(length).unwrap().to_le_bytes()));
+        assert_eq!(hex(&bytes[24..]), "04".to_owned() + &number(0x0102) + &golden);
+        assert!(whole.bytes() >= bytes.len());
+        assert_eq!(entry::decode(&mut Bytes::from(bytes)).unwrap(), whole);
+    }
+}
+
+#[test]
+fn the_largest_command_fits_into_a_session_too() {
+    let serial = Serial { session: SESSION, number: 1, seen_below: 0 };
+    let whole = |bytes| {
+        let command = Bytes::from(vec![1; bytes]);
+        Entry { id: EntryId::new(1, 1), payload: session(SessionAction::Command { serial, command }) }
+    };
+    let mut bytes = Vec::new();
+    entry::encode(&whole(MAX_ENTRY_BYTES_LIMIT), &mut bytes).unwrap();
+    assert_eq!(entry::decode(&mut Bytes::from(bytes)).unwrap(), whole(MAX_ENTRY_BYTES_LIMIT));
+    let refused = entry::encode(&whole(MAX_ENTRY_BYTES_LIMIT + 1), &mut Vec::new());
+    assert_eq!(refused, Err(CodecError::TooLarge));
+}
+
+#[test]
+fn golden_bytes_of_reads() {
+    let ticket = ReadTicket { boot: 0x44, number: 6 };
+    let envelopes = [
+        envelope(Message::ReadRequest(ReadRequest { term: 5, ticket, lease: true })),
+        envelope(Message::ReadResponse(ReadResponse { term: 5, ticket, index: 9 })),
+    ];
+    let mut frame = Vec::new();
+    wire::encode_frame(4, &envelopes, &mut frame).unwrap();
+    let head = "0700000000000000" // group
+        .to_owned()
+        + "0100000000000000" + "1100000000000000" // from
+        + "0200000000000000" + "2200000000000000" // to
+        + "3300000000000000"; // lineage
+    let numbers = "0500000000000000".to_owned() + "4400000000000000" + "0600000000000000";
+    let request = format!("{head}09{numbers}01");
+    let response = format!("{head}0a{numbers}0900000000000000");
+    assert_eq!(hex(&frame[8..]), format!("{request}{response}"));
+    assert_eq!(decode(4, &frame).unwrap(), envelopes);
+    assert_eq!(envelopes.each_ref().map(Envelope::lane), [Lane::Control; 2]);
+    for version in [1, 2, 3] {
+        frame.clear();
+        let refused = wire::encode_frame(version, &envelopes[..1], &mut frame);
+        assert_eq!((refused, frame.len()), (Err(CodecError::Unsupported), 0));
+        // As version 4 wrote it, but for the lineage that version 1 has no room for.
+        let body = if version == 1 { request.replacen("3300000000000000", "", 1) } else { request.clone() };
+        let body: Vec<u8> = (0..body.len() / 2)
+            .map(|at| u8::from_str_radix(&body[2 * at..2 * at + 2], 16).unwrap())
+            .collect();
+        let mut old = u32::try_from(body.len()).unwrap().to_le_bytes().to_vec();
+        old.extend(crc32c::crc32c(&body).to_le_bytes());
+        old.extend(body);
+        assert_eq!(decode(version, &old), Err(CodecError::UnknownKind(9)));
+    }
 }
 
 #[test]
@@ -109,6 +214,8 @@ fn versions_that_are_not_known_are_refused() {
         assert_eq!(decode(version, &[0; 8]), Err(CodecError::Unsupported));
     }
 }
+
+const LEASE: Lease = Lease { election_timeout_micros: 500_000, clock_drift_ppm: 1_000 };
 
 fn one_voter(lineage: Lineage) -> Membership {
     let info =
@@ -152,11 +259,24 @@ fn golden_bytes_of_structures_that_have_grown() {
     let meta =
         |membership| SnapshotMeta { last: EntryId::new(3, 9), membership, size_bytes: 10, checksum: 11 };
     let tail = "0a00000000000000".to_owned() + "0b000000";
-    let bytes = versioned::encode(&meta(old)).unwrap();
+    let bytes = versioned::encode(&meta(old.clone())).unwrap();
     assert_eq!(hex(&bytes), format!("{}{ONE_VOTER}{tail}", id(3, 9)));
     let bytes = versioned::encode(&meta(new.clone())).unwrap();
     assert_eq!(hex(&bytes), format!("{mark}{}{ONE_VOTER}{lineage}{tail}", id(3, 9)));
     assert_eq!(versioned::decode(&bytes), Ok(meta(new)));
+    let leased = Membership { lease: Some(LEASE), ..one_voter(Lineage(0x77)) };
+    let lease = "20a1070000000000".to_owned() + "e8030000"; // election timeout, drift
+    let mark = "0400ffffffffffff";
+    let change = "00".to_owned() + "0000000000000000"; // no target, nobody suspended
+    let bytes = versioned::encode(&leased).unwrap();
+    assert_eq!(hex(&bytes), format!("{mark}{ONE_VOTER}{lineage}{change}{lease}"));
+    assert_eq!(versioned::decode(&bytes), Ok(leased.clone()));
+    let mut both = outline(&old);
+    both.memberships.insert(3, leased.clone());
+    assert_eq!(versioned::decode(&versioned::encode(&both).unwrap()), Ok(both));
+    let bytes = versioned::encode(&meta(leased.clone())).unwrap();
+    assert_eq!(hex(&bytes), format!("{mark}{}{ONE_VOTER}{lineage}{change}{lease}{tail}", id(3, 9)));
+    assert_eq!(versioned::decode(&bytes), Ok(meta(leased)));
 }
 
 #[test]
@@ -175,9 +295,26 @@ fn what_a_version_cannot_carry_is_refused() {
     frame.clear();
     let refused = wire::encode_frame(1, &append(of(Lineage(9))), &mut frame);
     assert_eq!((refused, frame.len()), (Err(CodecError::Unsupported), 0));
+    let leased = Membership { lease: Some(LEASE), ..one_voter(Lineage(9)) };
+    let leased = Entry { id: EntryId::new(1, 1), payload: Payload::Membership(Box::new(leased)) };
+    for (version, refused) in [(1, true), (2, true), (3, true), (4, false)] {
+        frame.clear();
+        let encoded = wire::encode_frame(version, &append(leased.clone()), &mut frame);
+        assert_eq!(encoded.is_err(), refused, "version {version}");
+    }
+    let close = Entry { id: EntryId::new(1, 1), payload: session(SessionAction::Close { session: SESSION }) };
+    frame.clear();
+    for version in [1, 2] {
+        let refused = wire::encode_frame(version, &append(close.clone()), &mut frame);
+        assert_eq!((refused, frame.len()), (Err(CodecError::Unsupported), 0));
+    }
+    wire::encode_frame(3, &append(close), &mut frame).unwrap();
+    let as_version_2 = decode(2, &frame);
+    assert_eq!(as_version_2, Err(CodecError::Unsupported));
+    frame.clear();
     // A format that is not known is told from bytes that are broken.
     let mut bytes = versioned::encode(&one_voter(Lineage(9))).unwrap();
-    bytes[0] = 4;
+    bytes[0] = 5;
     assert_eq!(versioned::decode::<Membership>(&bytes), Err(CodecError::Unsupported));
     // One value, one encoding: what fits the first format is not written in the second.
     let mut bytes = versioned::encode(&one_voter(Lineage(9))).unwrap();
@@ -279,7 +416,8 @@ fn membership() -> impl Strategy<Value = Membership> {
                 (*node, info)
             };
             let nodes: BTreeMap<NodeId, NodeInfo> = voters.iter().map(info).collect();
-            Membership { lineage, ..Membership::of_voters(nodes) }
+            let lease = (incarnation % 2 == 1).then_some(LEASE);
+            Membership { lineage, lease, ..Membership::of_voters(nodes) }
         },
     )
 }
@@ -289,11 +427,39 @@ fn payload() -> impl Strategy<Value = Payload> {
         Just(Payload::Noop),
         prop::collection::vec(any::<u8>(), 0..200).prop_map(|bytes| Payload::Command(Bytes::from(bytes))),
         membership().prop_map(|membership| Payload::Membership(Box::new(membership))),
+        (any::<u64>(), action()).prop_map(|(elapsed_ms, action)| {
+            Payload::Session(Box::new(SessionEntry { elapsed_ms, action }))
+        }),
+    ]
+}
+
+fn action() -> impl Strategy<Value = SessionAction> {
+    let session = || any::<(u64, u64)>().prop_map(|(index, mark)| SessionId { index, mark });
+    prop_oneof![
+        (any::<u64>(), any::<u64>(), any::<[u32; 3]>()).prop_map(|(mark, idle, numbers)| {
+            let mut limits = SessionLimits::default();
+            limits.idle = Duration::from_millis(idle);
+            [limits.max_sessions, limits.max_answers, limits.max_answer_bytes] = numbers;
+            SessionAction::Open { mark, limits }
+        }),
+        (session(), any::<(u64, u64)>(), prop::collection::vec(any::<u8>(), 0..100)).prop_map(
+            |(session, (number, seen_below), bytes)| {
+                let serial = Serial { session, number, seen_below };
+                SessionAction::Command { serial, command: bytes.into() }
+            }
+        ),
+        (session(), any::<u64>())
+            .prop_map(|(session, seen_below)| SessionAction::Keep { session, seen_below }),
+        session().prop_map(|session| SessionAction::Close { session }),
     ]
 }
 
 fn id() -> impl Strategy<Value = EntryId> {
     (any::<u64>(), any::<u64>()).prop_map(|(term, index)| EntryId::new(term, index))
+}
+
+fn ticket() -> impl Strategy<Value = ReadTicket> {
+    (any::<u64>(), any::<u64>()).prop_map(|(boot, number)| ReadTicket { boot, number })
 }
 
 fn message() -> impl Strategy<Value = Message> {
@@ -321,11 +487,18 @@ fn message() -> impl Strategy<Value = Message> {
                 Message::AppendRequest(AppendRequest { term, prev, entries, commit, round })
             }
         ),
-        (any::<u64>(), any::<u64>(), outcome, any::<u8>()).prop_map(|(term, round, outcome, priority)| {
-            Message::AppendResponse(AppendResponse { term, round, outcome, priority })
-        }),
+        (any::<u64>(), any::<u64>(), outcome, any::<(u8, u8)>()).prop_map(
+            |(term, round, outcome, (priority, level))| {
+                Message::AppendResponse(AppendResponse { term, round, outcome, priority, level })
+            }
+        ),
         (any::<u64>(), any::<u64>())
             .prop_map(|(term, round)| Message::TimeoutNow(TimeoutNow { term, round })),
+        (any::<u64>(), ticket(), any::<bool>())
+            .prop_map(|(term, ticket, lease)| { Message::ReadRequest(ReadRequest { term, ticket, lease }) }),
+        (any::<u64>(), ticket(), any::<u64>()).prop_map(|(term, ticket, index)| {
+            Message::ReadResponse(ReadResponse { term, ticket, index })
+        }),
         Just(Message::IdentityRequest),
         (any::<bool>(), id()).prop_map(|(founded, last)| Message::IdentityResponse { founded, last }),
     ]
@@ -336,13 +509,17 @@ proptest! {
     fn frames_come_back_as_they_were(messages in prop::collection::vec(message(), 0..6)) {
         let envelopes: Vec<Envelope> = messages.into_iter().map(envelope).collect();
         let mut frame = Vec::new();
-        wire::encode_frame(2, &envelopes, &mut frame).unwrap();
-        prop_assert_eq!(decode(2, &frame).unwrap(), &envelopes[..]);
+        wire::encode_frame(4, &envelopes, &mut frame).unwrap();
+        prop_assert_eq!(decode(4, &frame).unwrap(), &envelopes[..]);
         for envelope in &envelopes {
-            frame.clear();
-            match wire::encode_frame(1, [envelope], &mut frame) {
-                Ok(()) => prop_assert_eq!(decode(1, &frame).unwrap(), [as_of_version_1(envelope)]),
-                Err(error) => prop_assert_eq!(error, CodecError::Unsupported),
+            for (version, as_of) in
+                [(1, as_of_version_1(envelope)), (2, as_of_version_2(envelope)), (3, envelope.clone())]
+            {
+                frame.clear();
+                match wire::encode_frame(version, [envelope], &mut frame) {
+                    Ok(()) => prop_assert_eq!(decode(version, &frame).unwrap(), [as_of]),
+                    Err(error) => prop_assert_eq!(error, CodecError::Unsupported),
+                }
             }
         }
     }
@@ -350,10 +527,10 @@ proptest! {
     #[test]
     fn a_changed_bit_is_noticed(message in message(), at in any::<prop::sample::Index>(), bit in 0..8) {
         let mut frame = Vec::new();
-        wire::encode_frame(2, &[envelope(message)], &mut frame).unwrap();
+        wire::encode_frame(4, &[envelope(message)], &mut frame).unwrap();
         let at = at.index(frame.len());
         frame[at] ^= 1_u8 << bit;
-        prop_assert!(decode(2, &frame).is_err());
+        prop_assert!(decode(4, &frame).is_err());
     }
 
     #[test]

@@ -166,7 +166,7 @@ fn an_append_that_a_crash_forgot_is_sent_again() {
             asked.push((prev, entries.len()));
             let received = if step < 6 { last.index + 1 } else { last.index };
             let outcome = AppendOutcome::Accepted { matched: last.index, received };
-            let answer = AppendResponse { term: 1, round, outcome, priority: 0 };
+            let answer = AppendResponse { term: 1, round, outcome, priority: 0, level: 1 };
             engine.step(from_second(102, Message::AppendResponse(answer)), now);
         }
     }
@@ -237,7 +237,10 @@ fn a_stale_answer_confirms_no_read() {
     cluster.engine(1).bootstrap(members(3), now).unwrap();
     cluster.settle();
     let answer = |outcome| {
-        from_second(102, Message::AppendResponse(AppendResponse { term: 1, round: 1, outcome, priority: 0 }))
+        from_second(
+            102,
+            Message::AppendResponse(AppendResponse { term: 1, round: 1, outcome, priority: 0, level: 1 }),
+        )
     };
     let read = cluster.engine(1).read(now).unwrap();
     let _heartbeats = cluster.engine(1).ready(now);

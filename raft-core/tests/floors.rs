@@ -10,12 +10,14 @@ const FLOORS: &[(&str, u8)] = &[
     ("types", 0),
     ("membership", 0),
     ("message", 0),
+    ("session", 0),
     ("config", 0),
     ("codec", 0),
     ("random", 0),
     ("write", 0),
     ("log", 1),
     ("progress", 1),
+    ("session_table", 1),
     ("engine", 2),
     ("log_store", 3),
     ("transport", 3),
@@ -25,6 +27,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("mem", 4),
     ("runtime", 4),
     ("raft", 5),
+    ("client", 5),
     ("testing", 6),
 ];
 

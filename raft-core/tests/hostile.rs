@@ -10,11 +10,13 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use raft_core::engine::{EngineOptions, Fetch, Ready, RoleName};
 use raft_core::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, ReadRequest, ReadResponse, ReadTicket,
+    TimeoutNow, VoteRequest, VoteResponse,
 };
+use raft_core::session::{Serial, SessionAction, SessionEntry, SessionId};
 use raft_core::testing::disk::{Disk, Image, entries_of_terms, founded_outline};
 use raft_core::types::{Entry, HardState, Lineage, Payload, Peer, Term, Time};
-use raft_core::{Config, Engine, EntryId, GroupId, Incarnation, Index, Membership, NodeId, NodeInfo};
+use raft_core::{Config, Engine, EntryId, GroupId, Incarnation, Index, Lease, Membership, NodeId, NodeInfo};
 
 const LOCAL: NodeId = NodeId(1);
 
@@ -138,10 +140,22 @@ fn sent() -> impl Strategy<Value = Sent> {
         2 => Just(Payload::Noop),
         6 => (0_usize..900).prop_map(|bytes| Payload::Command(Bytes::from(vec![7; bytes]))),
         1 => membership().prop_map(|membership| Payload::Membership(Box::new(membership))),
+        1 => session().prop_map(|session| Payload::Session(Box::new(session))),
     ];
     let skipped = prop_oneof![90 => Just(0), 1 => Just(1), 1 => Just(u64::MAX), 1 => Just(1 << 62)];
     (prop_oneof![12 => Just(Number::Term(0)), 1 => term_of_entry()], skipped, payload)
         .prop_map(|(term, skipped, payload)| Sent { term, skipped, payload })
+}
+
+/// A session entry with any numbers.
+fn session() -> impl Strategy<Value = SessionEntry> {
+    (any::<u64>(), any::<(u64, u64, u64, u64)>(), 0_usize..40).prop_map(
+        |(elapsed_ms, (index, mark, number, seen_below), bytes)| {
+            let serial = Serial { session: SessionId { index, mark }, number, seen_below };
+            let action = SessionAction::Command { serial, command: vec![7; bytes].into() };
+            SessionEntry { elapsed_ms, action }
+        },
+    )
 }
 
 /// A configuration, most often one that can be lived in.
@@ -165,8 +179,16 @@ fn membership() -> impl Strategy<Value = Membership> {
             }
         });
     let lineage = prop_oneof![9 => Just(LINEAGE), 1 => (0_u64..9).prop_map(Lineage)];
-    (prop_oneof![8 => plain, 1 => any, 4 => joint], lineage)
-        .prop_map(|(membership, lineage)| Membership { lineage, ..membership })
+    let lease = (
+        prop_oneof![8 => Just(500_000), 1 => prop::num::u64::ANY],
+        prop_oneof![8 => Just(1_000), 1 => prop::num::u32::ANY],
+    )
+        .prop_map(|(election_timeout_micros, clock_drift_ppm)| Lease {
+            election_timeout_micros,
+            clock_drift_ppm,
+        });
+    (prop_oneof![8 => plain, 1 => any, 4 => joint], lineage, prop::option::weighted(0.2, lease))
+        .prop_map(|(membership, lineage, lease)| Membership { lineage, lease, ..membership })
 }
 
 /// What a peer says, its numbers not yet settled.
@@ -179,6 +201,8 @@ enum Said {
     Conflict { term: Number, round: Number, prev: Number, hint: (Number, Number), last: Number },
     Stale { term: Number, round: Number },
     TimeoutNow { term: Number, round: Number },
+    ReadRequest { term: Number, boot: Number, number: Number, lease: bool },
+    ReadResponse { term: Number, boot: Number, number: Number, index: Number },
     IdentityRequest,
     IdentityResponse(bool, (Number, Number)),
 }
@@ -202,6 +226,10 @@ fn said() -> impl Strategy<Value = Said> {
             .prop_map(|(term, round, prev, hint, last)| Said::Conflict { term, round, prev, hint, last }),
         1 => (term(), round()).prop_map(|(term, round)| Said::Stale { term, round }),
         2 => (term(), round()).prop_map(|(term, round)| Said::TimeoutNow { term, round }),
+        2 => (term(), round(), round(), any::<bool>())
+            .prop_map(|(term, boot, number, lease)| Said::ReadRequest { term, boot, number, lease }),
+        2 => (term(), round(), round(), index())
+            .prop_map(|(term, boot, number, index)| Said::ReadResponse { term, boot, number, index }),
         1 => Just(Said::IdentityRequest),
         1 => (any::<bool>(), id()).prop_map(|(founded, last)| Said::IdentityResponse(founded, last)),
     ]
@@ -217,6 +245,7 @@ impl Said {
                 round: number(round),
                 outcome,
                 priority: 0,
+                level: 1,
             })
         };
         match self {
@@ -250,6 +279,14 @@ impl Said {
             Self::Stale { term, round } => answer(term, round, AppendOutcome::Stale),
             Self::TimeoutNow { term, round } => {
                 Message::TimeoutNow(TimeoutNow { term: number(term), round: number(round) })
+            }
+            Self::ReadRequest { term, boot, number: counted, lease } => {
+                let ticket = ReadTicket { boot: number(boot), number: number(counted) };
+                Message::ReadRequest(ReadRequest { term: number(term), ticket, lease })
+            }
+            Self::ReadResponse { term, boot, number: counted, index } => {
+                let ticket = ReadTicket { boot: number(boot), number: number(counted) };
+                Message::ReadResponse(ReadResponse { term: number(term), ticket, index: number(index) })
             }
             Self::IdentityRequest => Message::IdentityRequest,
             Self::IdentityResponse(founded, last) => Message::IdentityResponse { founded, last: id(last) },
@@ -294,7 +331,7 @@ enum Step {
     Applied,
     Fetched,
     Propose(u8, usize),
-    Read,
+    Read(bool),
     Transfer(Option<u64>),
     /// The process dies with so many of its writes durable, and starts again.
     Restart(u8),
@@ -319,7 +356,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Applied),
         2 => Just(Step::Fetched),
         2 => (0_u8..4, 0_usize..310).prop_map(|(count, bytes)| Step::Propose(count, bytes)),
-        1 => Just(Step::Read),
+        2 => any::<bool>().prop_map(Step::Read),
         1 => prop::option::of(0_u64..5).prop_map(Step::Transfer),
         1 => (0_u8..3).prop_map(Step::Restart),
     ]
@@ -415,8 +452,13 @@ impl Bench {
             Step::Agree { from } => {
                 let (term, last) = (self.engine.term(), self.engine.last().index);
                 let outcome = AppendOutcome::Accepted { matched: last, received: last };
-                let response =
-                    Message::AppendResponse(AppendResponse { term, round: 0, outcome, priority: 0 });
+                let response = Message::AppendResponse(AppendResponse {
+                    term,
+                    round: 0,
+                    outcome,
+                    priority: 0,
+                    level: 1,
+                });
                 self.hear(peer(from), incarnation(1), response);
             }
             Step::Overwrite { from, last } => {
@@ -450,7 +492,11 @@ impl Bench {
                 let commands = vec![Bytes::from(vec![5; bytes]); count.into()];
                 let _taken_or_refused = self.engine.propose(commands, self.now);
             }
-            Step::Read => self.reads += usize::from(self.engine.read(self.now).is_ok()),
+            Step::Read(by_lease) => {
+                let read =
+                    if by_lease { self.engine.read_by_lease(self.now) } else { self.engine.read(self.now) };
+                self.reads += usize::from(read.is_ok());
+            }
             Step::Transfer(to) => {
                 let _begun_or_refused = self.engine.transfer_leadership(to.map(NodeId), self.now);
             }

@@ -238,6 +238,10 @@ async fn a_backup_becomes_a_new_cluster() {
         })
         .await;
     }
+    for node in &nodes {
+        // The status follows a little later than the state.
+        within(node.wait_for(|status| status.lineage != Lineage::UNKNOWN)).await.unwrap();
+    }
     let lineages: Vec<Lineage> = nodes.iter().map(|node| node.status().borrow().lineage).collect();
-    assert!(lineages[0] != Lineage::UNKNOWN && lineages.iter().all(|lineage| *lineage == lineages[0]));
+    assert!(lineages.iter().all(|lineage| *lineage == lineages[0]), "{lineages:?}");
 }

@@ -88,7 +88,7 @@ async fn a_follower_names_the_leader_and_where_its_clients_go() {
     let address = format!("client:{leader}");
     let expected = Some((Some(NodeId(leader)), Some(address.as_str())));
     assert_eq!(hint(&follower.propose(&"x".into()).await.unwrap_err()), expected);
-    assert_eq!(hint(&follower.read(&()).await.unwrap_err()), expected);
+    assert_eq!(hint(&follower.transfer_leadership(None).await.unwrap_err()), expected);
 }
 
 #[tokio::test]
@@ -171,6 +171,8 @@ async fn proposals_of_a_leader_without_followers_are_overloaded_then_unknown() {
     .await;
     cluster.nodes[&1].bootstrap(members()).await.unwrap();
     let leader = cluster.leader().await;
+    // What is not applied counts too.
+    within(cluster.nodes[&leader].wait_for(|status| status.applied >= status.last.index)).await.unwrap();
     cluster.isolate(leader);
     let calls: Vec<_> = (0..10)
         .map(|_| {

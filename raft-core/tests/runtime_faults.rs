@@ -15,7 +15,7 @@ use bytes::Bytes;
 use cluster::{CLUSTER, Cluster, Words, members, options, within};
 use raft_core::log_store::{Claim, LogState, StorageError, StorageErrorKind, Write};
 use raft_core::mem::{ChannelNetwork, MemLogStore};
-use raft_core::state_machine::{Batch, MachineError, SnapshotView};
+use raft_core::state_machine::{Batch, MachineError, Note, SnapshotView};
 use raft_core::types::{Entry, HardState, Outline, Payload};
 use raft_core::{
     ClusterId, EntryId, GroupId, Incarnation, Index, LogStore, NodeId, Raft, RaftError, RawRaft, StartError,
@@ -153,23 +153,32 @@ async fn a_slow_store_gathers_what_waits_into_one_write() {
     assert!(calls < 50, "{calls} writes for 200 commands");
 }
 
+/// The commands applied, and the notes.
+type Disk = (Vec<Bytes>, BTreeMap<Bytes, Bytes>);
+
 /// A machine that is durable by itself: its disk outlives it.
 #[derive(Clone, Default)]
 struct DurableMachine {
-    disk: Arc<Mutex<(Vec<Bytes>, Option<Bytes>)>>,
+    disk: Arc<Mutex<Disk>>,
 }
 
 #[async_trait]
 impl StateMachine for DurableMachine {
-    async fn bookkeeping(&mut self) -> Result<Option<Bytes>, MachineError> {
-        Ok(self.disk.lock().unwrap().1.clone())
+    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {
+        let notes = self.disk.lock().unwrap().1.clone().into_iter();
+        Ok(Some(notes.map(|(key, value)| Note { key, value: Some(value) }).collect()))
     }
 
     async fn apply(&mut self, batch: Batch) -> Result<Vec<Bytes>, MachineError> {
         let mut disk = self.disk.lock().unwrap();
-        let replies = batch.commands.iter().map(|command| command.bytes.clone()).collect();
+        let replies: Vec<Bytes> = batch.commands.iter().map(|command| command.bytes.clone()).collect();
         disk.0.extend(batch.commands.into_iter().map(|command| command.bytes));
-        disk.1 = Some(batch.bookkeeping);
+        for Note { key, value } in batch.bookkeeping.notes(&replies) {
+            match value {
+                Some(value) => drop(disk.1.insert(key, value)),
+                None => drop(disk.1.remove(&key)),
+            }
+        }
         Ok(replies)
     }
 
@@ -263,7 +272,7 @@ struct Gated {
 
 #[async_trait]
 impl StateMachine for Gated {
-    async fn bookkeeping(&mut self) -> Result<Option<Bytes>, MachineError> {
+    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {
         self.machine.bookkeeping().await
     }
 
@@ -351,7 +360,7 @@ impl Drop for Counted {
 
 #[async_trait]
 impl StateMachine for Counted {
-    async fn bookkeeping(&mut self) -> Result<Option<Bytes>, MachineError> {
+    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {
         self.machine.bookkeeping().await
     }
 

@@ -2,12 +2,14 @@
 //! from *unknown*.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use raft_core::Consistency;
 use raft_core::codec::entry;
+use raft_core::session::{Numbers, Serial};
 use raft_core::types::{Entry, Index};
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Response, StatusCode};
@@ -15,8 +17,9 @@ use serde::de::DeserializeOwned;
 
 use crate::api::{
     CREATE_REVISION_HEADER, ChangeBody, ChangedBody, DeletedBody, ErrorBody, ErrorCode, InitBody,
-    LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MembersBody, PageBody, StatusBody, TIMEOUT_HEADER,
-    TransferBody, TransferredBody, VERSION_HEADER, host_and_port, percent_encode,
+    LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MembersBody, NUMBER_HEADER, PageBody, ReadOptions,
+    SEEN_BELOW_HEADER, SESSION_HEADER, SessionBody, StatusBody, TIMEOUT_HEADER, TransferBody,
+    TransferredBody, VERSION_HEADER, host_and_port, percent_encode,
 };
 use crate::command::{Expected, LimitError, Pair, Range, Revisions, check_key, check_value};
 
@@ -34,7 +37,7 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 ///
 /// **What is repeated.** Reads are. A change is repeated only where it was surely not carried out: no connection could be
 /// made, or a node said so. Where the answer to a change is lost, the outcome is [`ClientError::Unknown`], unless the client
-/// is [`repeating`](Self::repeating).
+/// has a [session](Self::with_session), or is [`repeating`](Self::repeating).
 #[derive(Debug)]
 pub struct Client {
     http: reqwest::Client,
@@ -47,6 +50,42 @@ pub struct Client {
     /// [`CONNECT_TIMEOUT`], or less where the whole time is short.
     connect_timeout: Duration,
     repeating: bool,
+    /// Changes belong to a session.
+    with_session: bool,
+    session: Mutex<Option<Session>>,
+    /// Held while a session is being opened.
+    opening: tokio::sync::Mutex<()>,
+}
+
+type Session = Arc<Mutex<Numbers>>;
+
+/// A change's number in a session, under way until this is dropped.
+#[derive(Debug)]
+struct Turn {
+    session: Session,
+    number: u64,
+}
+
+impl Turn {
+    fn begin(session: Session) -> Self {
+        let number = lock(&session).begin();
+        Self { session, number }
+    }
+
+    fn serial(&self) -> Serial {
+        lock(&self.session).serial(self.number)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        lock(&self.session).end(self.number);
+    }
+}
+
+/// What is behind the lock is whole: no code of ours panics while it holds one.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Why a client has no answer.
@@ -92,6 +131,8 @@ struct Ask {
     body: Bytes,
     /// Changes nothing, or may be done twice.
     repeatable: bool,
+    /// It is known again by its number: it may be sent as often as need be.
+    turn: Option<Turn>,
 }
 
 /// A response, read whole.
@@ -129,6 +170,9 @@ impl Client {
             timeout: Duration::from_secs(10),
             connect_timeout: CONNECT_TIMEOUT,
             repeating: false,
+            with_session: false,
+            session: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
         })
     }
 
@@ -154,19 +198,24 @@ impl Client {
         self
     }
 
+    /// Makes every change in a session: it is repeated until it is confirmed or the time is up, and happens exactly once, conditional
+    /// changes too. A session is opened with the first change, and a new one where that has expired;
+    /// [`close_session`](Self::close_session) ends it. While not every node knows sessions, changes are made without.
+    #[must_use]
+    pub fn with_session(mut self) -> Self {
+        self.with_session = true;
+        self
+    }
+
     /// Sets a key.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn put(&self, key: &str, value: Bytes) -> Result<Revisions, ClientError> {
         check_value(&value)?;
-        let answer = self.ask(Ask {
-            method: Method::PUT,
-            target: key_target(key)?,
-            body: value,
-            repeatable: self.repeating,
-        });
-        parse(&answer.await?, true)
+        let target = key_target(key)?;
+        let ask = Ask { method: Method::PUT, target, body: value, repeatable: self.repeating, turn: None };
+        parse(&self.change(ask).await?, true)
     }
 
     /// Sets a key if it is as expected.
@@ -181,8 +230,8 @@ impl Client {
     ) -> Result<Revisions, ClientError> {
         check_value(&value)?;
         let target = format!("{}?{}", key_target(key)?, condition(expected)?);
-        let answer = self.ask(Ask { method: Method::PUT, target, body: value, repeatable: false });
-        parse(&answer.await?, true)
+        let ask = Ask { method: Method::PUT, target, body: value, repeatable: false, turn: None };
+        parse(&self.change(ask).await?, true)
     }
 
     /// Removes a key, if it is as expected where that is said. Gives the store's revision after it.
@@ -195,8 +244,8 @@ impl Client {
             target = format!("{target}?{}", condition(expected)?);
         }
         let repeatable = self.repeating && expected.is_none();
-        let answer = self.ask(Ask { method: Method::DELETE, target, body: Bytes::new(), repeatable }).await?;
-        parse::<DeletedBody>(&answer, true).map(|body| body.revision)
+        let ask = Ask { method: Method::DELETE, target, body: Bytes::new(), repeatable, turn: None };
+        parse::<DeletedBody>(&self.change(ask).await?, true).map(|body| body.revision)
     }
 
     /// Reads a key, linearizably: every change confirmed before is seen. With `stale`, from the state of whichever node is
@@ -205,7 +254,17 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]; never unknown.
     pub async fn get(&self, key: &str, stale: bool) -> Result<Option<Pair>, ClientError> {
-        let target = format!("{}{}", key_target(key)?, if stale { "?stale=true" } else { "" });
+        self.get_with(key, level(stale)).await
+    }
+
+    /// Reads a key, as fresh as `consistency` says.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; never unknown.
+    pub async fn get_with(&self, key: &str, consistency: Consistency) -> Result<Option<Pair>, ClientError> {
+        let options = ReadOptions::query(consistency);
+        let separator = if options.is_empty() { "" } else { "?" };
+        let target = format!("{}{separator}{options}", key_target(key)?);
         match self.ask(read(target)).await {
             Ok(answer) => {
                 let number = |name| {
@@ -228,6 +287,14 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]; never unknown.
     pub async fn scan(&self, range: &Range, stale: bool) -> Result<PageBody, ClientError> {
+        self.scan_with(range, level(stale)).await
+    }
+
+    /// Reads keys in order, as fresh as `consistency` says.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; never unknown.
+    pub async fn scan_with(&self, range: &Range, consistency: Consistency) -> Result<PageBody, ClientError> {
         let encode = |text: &str| percent_encode(text.as_bytes());
         let mut target = format!(
             "/kv?limit={}&from={}&prefix={}",
@@ -238,8 +305,9 @@ impl Client {
         if let Some(to) = &range.to {
             target = format!("{target}&to={}", encode(to));
         }
-        if stale {
-            target.push_str("&stale=true");
+        let options = ReadOptions::query(consistency);
+        if !options.is_empty() {
+            target = format!("{target}&{options}");
         }
         parse(&self.ask(read(target)).await?, false)
     }
@@ -293,6 +361,7 @@ impl Client {
             target: "/init".to_owned(),
             body: Bytes::from(encoded),
             repeatable: false,
+            turn: None,
         };
         let Some(node) = self.nodes.first() else { return Err(strange()) };
         match self.attempt(&ask, node, self.timeout).await {
@@ -314,6 +383,7 @@ impl Client {
             body: Bytes::from(body),
             // Where the node leads already, nothing happens.
             repeatable: to.is_some(),
+            turn: None,
         };
         parse::<TransferredBody>(&self.ask(ask).await?, true).map(|body| body.leader)
     }
@@ -336,7 +406,8 @@ impl Client {
     pub async fn change_members(&self, body: &ChangeBody) -> Result<ChangedBody, ClientError> {
         let body = serde_json::to_vec(body).map_err(|e| ClientError::Input(e.to_string()))?;
         let target = "/members".to_owned();
-        let ask = Ask { method: Method::POST, target, body: Bytes::from(body), repeatable: false };
+        let ask =
+            Ask { method: Method::POST, target, body: Bytes::from(body), repeatable: false, turn: None };
         parse(&self.ask(ask).await?, true)
     }
 
@@ -347,7 +418,7 @@ impl Client {
     /// See [`ClientError`]; [`ErrorCode::Conflict`] where there is none.
     pub async fn give_up_change(&self) -> Result<ChangedBody, ClientError> {
         let target = "/members/cancel".to_owned();
-        let ask = Ask { method: Method::POST, target, body: Bytes::new(), repeatable: false };
+        let ask = Ask { method: Method::POST, target, body: Bytes::new(), repeatable: false, turn: None };
         parse(&self.ask(ask).await?, true)
     }
 
@@ -395,9 +466,87 @@ impl Client {
         }
     }
 
-    /// Asks one node after the other until one answers or the time is up.
-    async fn ask(&self, ask: Ask) -> Result<Answer, ClientError> {
+    /// Makes a change, in the session if there is to be one.
+    async fn change(&self, mut ask: Ask) -> Result<Answer, ClientError> {
         let deadline = Instant::now() + self.timeout;
+        if !self.with_session {
+            return self.ask_until(&ask, deadline).await;
+        }
+        let repeatable = ask.repeatable;
+        loop {
+            ask.turn = self.session_until(deadline).await?.map(Turn::begin);
+            // Without a session it is as with a client that has none.
+            ask.repeatable = repeatable || ask.turn.is_some();
+            let answer = self.ask_until(&ask, deadline).await;
+            match (&answer, &ask.turn) {
+                (Err(ClientError::Refused(body)), Some(turn)) if body.error == ErrorCode::SessionExpired => {
+                    self.leave(&turn.session);
+                }
+                _ => return answer,
+            }
+        }
+    }
+
+    /// The session that is open; opens one where there is none. Who opens one holds up the others meanwhile. None where not every
+    /// node knows sessions.
+    async fn session_until(&self, deadline: Instant) -> Result<Option<Session>, ClientError> {
+        let _opening = self.opening.lock().await;
+        if let Some(session) = &*lock(&self.session) {
+            return Ok(Some(Arc::clone(session)));
+        }
+        // One that nobody hears of expires.
+        let open = Ask {
+            method: Method::POST,
+            target: "/sessions".to_owned(),
+            body: Bytes::new(),
+            repeatable: true,
+            turn: None,
+        };
+        let opened = self.ask_until(&open, deadline).await;
+        match opened.and_then(|answer| parse::<SessionBody>(&answer, false)) {
+            Ok(body) => {
+                let session =
+                    Arc::new(Mutex::new(Numbers::new(body.session.parse().map_err(|_| strange())?)));
+                *lock(&self.session) = Some(Arc::clone(&session));
+                Ok(Some(session))
+            }
+            // A node of a version before sessions does not know the path.
+            Err(ClientError::Refused(body))
+                if matches!(body.error, ErrorCode::NoSessions | ErrorCode::NotFound) =>
+            {
+                Ok(None)
+            }
+            // The change itself was not sent.
+            Err(ClientError::Unknown(message)) => Err(ClientError::refused(ErrorCode::Unavailable, message)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends the session, so that the nodes need not keep it until it expires.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; it is no longer this client's session all the same.
+    pub async fn close_session(&self) -> Result<(), ClientError> {
+        let Some(session) = lock(&self.session).take() else { return Ok(()) };
+        let target = format!("/sessions/{}", lock(&session).session());
+        let close = Ask { method: Method::DELETE, target, body: Bytes::new(), repeatable: true, turn: None };
+        parse::<SessionBody>(&self.ask(close).await?, true).map(drop)
+    }
+
+    /// The session is of no use any more.
+    fn leave(&self, old: &Session) {
+        let mut session = lock(&self.session);
+        if session.as_ref().is_some_and(|session| Arc::ptr_eq(session, old)) {
+            *session = None;
+        }
+    }
+
+    async fn ask(&self, ask: Ask) -> Result<Answer, ClientError> {
+        self.ask_until(&ask, Instant::now() + self.timeout).await
+    }
+
+    /// Asks one node after the other until one answers or the time is up.
+    async fn ask_until(&self, ask: &Ask, deadline: Instant) -> Result<Answer, ClientError> {
         let mut backoff = Backoff::default();
         // Whether an earlier attempt may have been carried out: then no later refusal makes it undone.
         let mut perhaps = None;
@@ -406,7 +555,7 @@ impl Client {
             let node = self.choose();
             let left = deadline.saturating_duration_since(Instant::now());
             let limit = if ask.repeatable { left.min(ATTEMPT_TIMEOUT) } else { left };
-            let refused = match self.attempt(&ask, &node, limit).await {
+            let refused = match self.attempt(ask, &node, limit).await {
                 Ok(answer) if answer.status.is_success() => return Ok(answer),
                 Ok(answer) => {
                     let error = error_of(&answer, ask.method == Method::GET);
@@ -429,7 +578,15 @@ impl Client {
                         ClientError::Input(_) => false,
                     };
                     if !again {
-                        return Err(error);
+                        return Err(match (error, perhaps) {
+                            // An earlier attempt may have been carried out in it.
+                            (ClientError::Refused(body), Some(message))
+                                if body.error == ErrorCode::SessionExpired =>
+                            {
+                                ClientError::Unknown(message)
+                            }
+                            (error, _) => error,
+                        });
                     }
                     error
                 }
@@ -464,6 +621,10 @@ impl Client {
             .header(TIMEOUT_HEADER, node_limit)
             .timeout(limit)
             .body(ask.body.clone());
+        let request = match &ask.turn {
+            Some(turn) => with_serial(request, turn.serial()),
+            None => request,
+        };
         let miss = |error: reqwest::Error| {
             if error.is_connect() || error.is_builder() {
                 let message = format!("cannot reach the node at {node}: {}", cause(&error));
@@ -597,6 +758,14 @@ impl Backoff {
     }
 }
 
+/// The request as one of a session.
+pub(crate) fn with_serial(request: reqwest::RequestBuilder, serial: Serial) -> reqwest::RequestBuilder {
+    request
+        .header(SESSION_HEADER, serial.session.to_string())
+        .header(NUMBER_HEADER, serial.number)
+        .header(SEEN_BELOW_HEADER, serial.seen_below)
+}
+
 fn key_target(key: &str) -> Result<String, ClientError> {
     check_key(key)?;
     Ok(format!("/kv/{}", percent_encode(key.as_bytes())))
@@ -616,7 +785,11 @@ fn condition(expected: &Expected) -> Result<String, ClientError> {
 }
 
 fn read(target: String) -> Ask {
-    Ask { method: Method::GET, target, body: Bytes::new(), repeatable: true }
+    Ask { method: Method::GET, target, body: Bytes::new(), repeatable: true, turn: None }
+}
+
+fn level(stale: bool) -> Consistency {
+    if stale { Consistency::Stale { max_age: None } } else { Consistency::Linearizable }
 }
 
 fn strange() -> ClientError {

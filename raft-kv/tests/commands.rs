@@ -202,7 +202,11 @@ async fn serve_tells_when_it_is_ready_and_where() {
     wait_until("it ends with its parent", || child.try_wait().unwrap().is_some());
 }
 
-/// A server that takes a request and then does as told.
+/// A session that an impostor opens.
+const SESSION: &[u8] =
+    b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 32\r\n\r\n{\"session\":\"7-00000000000000ab\"}";
+
+/// A server that opens sessions, takes any other request, and then does as told.
 fn impostor(answer: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -211,7 +215,8 @@ fn impostor(answer: &'static [u8]) -> String {
             let mut stream: TcpStream = stream.unwrap();
             let mut request = [0; 4096];
             let _ = stream.read(&mut request);
-            let _ = stream.write_all(answer);
+            let opens = request.starts_with(b"POST /sessions");
+            let _ = stream.write_all(if opens { SESSION } else { answer });
         }
     });
     address

@@ -307,7 +307,10 @@ mod tests {
 
     fn answer(round: u64) -> Envelope {
         let outcome = AppendOutcome::Accepted { matched: round, received: round };
-        envelope(1, Message::AppendResponse(AppendResponse { term: 1, round, outcome, priority: 0 }))
+        envelope(
+            1,
+            Message::AppendResponse(AppendResponse { term: 1, round, outcome, priority: 0, level: 1 }),
+        )
     }
 
     fn vote(term: u64) -> Envelope {

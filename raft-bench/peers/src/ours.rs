@@ -5,7 +5,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use bytes::Bytes;
 use raft_core::mem::{ChannelNetwork, MemLogStore};
-use raft_core::state_machine::{Batch, MachineError, SnapshotView};
+use raft_core::state_machine::{Batch, MachineError, Note, SnapshotView};
 use raft_core::{ClusterId, NodeOptions, RawRaft, SnapshotPlace, StateMachine};
 use raft_storage_redb::RedbLogStore;
 
@@ -25,7 +25,7 @@ impl SnapshotView for View {
 
 #[async_trait]
 impl StateMachine for Count {
-    async fn bookkeeping(&mut self) -> Result<Option<Bytes>, MachineError> {
+    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {
         Ok(None)
     }
 

@@ -185,7 +185,7 @@ fn append() -> Envelope {
 
 fn answer() -> Envelope {
     let outcome = AppendOutcome::Accepted { matched: 7, received: 8 };
-    envelope(Message::AppendResponse(AppendResponse { term: 1, round: 3, outcome, priority: 0 }))
+    envelope(Message::AppendResponse(AppendResponse { term: 1, round: 3, outcome, priority: 0, level: 2 }))
 }
 
 const VERSION: u16 = *wire::VERSIONS.end();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use raft_core::state_machine::{Batch, MachineError, SnapshotView, StateMachine};
+use raft_core::state_machine::{Batch, MachineError, Note, SnapshotView, StateMachine};
 
 use super::{Findings, TroubleOptions, settings};
 use crate::backend::{Backends, Failure};
@@ -28,7 +28,7 @@ impl SnapshotView for View {
 
 #[async_trait]
 impl StateMachine for Large {
-    async fn bookkeeping(&mut self) -> Result<Option<Bytes>, MachineError> {
+    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {
         Ok(None)
     }
 

@@ -1,9 +1,10 @@
 //! Bytes on wire and disk. Entries and messages have one hand-kept layout ([`entry`], [`wire`]), decoded without
-//! copying payloads; cold structures go through serde and bincode ([`cold`]), and those whose layout has grown keep all their
+//! copying payloads, and so have sessions ([`session`]); cold structures go through serde and bincode ([`cold`]), and those whose layout has grown keep all their
 //! formats in [`versioned`].
 
 pub mod cold;
 pub mod entry;
+pub mod session;
 pub mod transfer;
 pub mod versioned;
 pub mod wire;

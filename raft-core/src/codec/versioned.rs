@@ -17,6 +17,7 @@
 //! | 1 | |
 //! | 2 | the lineage of a configuration; without it, [`Lineage::UNMARKED`] |
 //! | 3 | what a configuration is on its way to, and its suspended members |
+//! | 4 | the lease of a configuration: election timeout in microseconds (8 bytes), clock drift (4); without it, none |
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,11 +26,11 @@ use serde::ser::{self, Serializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{CodecError, cold};
-use crate::membership::{Membership, NodeInfo, Target};
+use crate::membership::{Lease, Membership, NodeInfo, Target};
 use crate::types::{EntryId, Index, Lineage, NodeId, Outline, SnapshotMeta};
 
 /// The latest format.
-pub const FORMAT: u16 = 3;
+pub const FORMAT: u16 = 4;
 
 const MARK: [u8; 6] = [0xff; 6];
 
@@ -163,9 +164,28 @@ impl Layout for Membership3 {
     }
 }
 
+#[derive(Serialize, Deserialize)]
+struct Membership4 {
+    base: Membership3,
+    lease: Lease,
+}
+
+impl Layout for Membership4 {
+    fn pack(membership: &Membership) -> Self {
+        Self { base: Membership3::pack(membership), lease: membership.lease.unwrap_or(Lease::NONE) }
+    }
+
+    fn unpack(self) -> Membership {
+        let lease = Some(self.lease).filter(|lease| *lease != Lease::NONE);
+        Membership { lease, ..self.base.unpack() }
+    }
+}
+
 impl Versioned for Membership {
     fn format(&self) -> u16 {
-        if self.target.is_some() || !self.suspended.is_empty() {
+        if self.lease.is_some() {
+            4
+        } else if self.target.is_some() || !self.suspended.is_empty() {
             3
         } else if self.lineage == Lineage::UNMARKED {
             1
@@ -179,6 +199,7 @@ impl Versioned for Membership {
             1 => cold::encode(&Membership1::pack(self)),
             2 => cold::encode(&Membership2::pack(self)),
             3 => cold::encode(&Membership3::pack(self)),
+            4 => cold::encode(&Membership4::pack(self)),
             _ => Err(CodecError::Unsupported),
         }
     }
@@ -188,6 +209,7 @@ impl Versioned for Membership {
             1 => cold::decode::<Membership1>(body).map(Layout::unpack),
             2 => cold::decode::<Membership2>(body).map(Layout::unpack),
             3 => cold::decode::<Membership3>(body).map(Layout::unpack),
+            4 => cold::decode::<Membership4>(body).map(Layout::unpack),
             _ => Err(CodecError::Unsupported),
         }
     }
@@ -223,6 +245,7 @@ impl Versioned for Outline {
             1 => OutlineOf::<Membership1>::encode(self),
             2 => OutlineOf::<Membership2>::encode(self),
             3 => OutlineOf::<Membership3>::encode(self),
+            4 => OutlineOf::<Membership4>::encode(self),
             _ => Err(CodecError::Unsupported),
         }
     }
@@ -232,6 +255,7 @@ impl Versioned for Outline {
             1 => OutlineOf::<Membership1>::decode(body),
             2 => OutlineOf::<Membership2>::decode(body),
             3 => OutlineOf::<Membership3>::decode(body),
+            4 => OutlineOf::<Membership4>::decode(body),
             _ => Err(CodecError::Unsupported),
         }
     }
@@ -267,6 +291,7 @@ impl Versioned for SnapshotMeta {
             1 => SnapshotMetaOf::<Membership1>::encode(self),
             2 => SnapshotMetaOf::<Membership2>::encode(self),
             3 => SnapshotMetaOf::<Membership3>::encode(self),
+            4 => SnapshotMetaOf::<Membership4>::encode(self),
             _ => Err(CodecError::Unsupported),
         }
     }
@@ -276,6 +301,7 @@ impl Versioned for SnapshotMeta {
             1 => SnapshotMetaOf::<Membership1>::decode(body),
             2 => SnapshotMetaOf::<Membership2>::decode(body),
             3 => SnapshotMetaOf::<Membership3>::decode(body),
+            4 => SnapshotMetaOf::<Membership4>::decode(body),
             _ => Err(CodecError::Unsupported),
         }
     }

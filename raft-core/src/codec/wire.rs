@@ -23,7 +23,8 @@
 //! | --- | --- |
 //! | 1 | kinds 1 to 6; configurations of format 1 |
 //! | 2 | the sender's lineage; configurations up to format 2 (see [`versioned`](super::versioned)); the last field of kind 6; kind 7; priorities |
-//! | 3 | configurations up to format 3; kind 8 |
+//! | 3 | configurations up to format 3; kind 8; the level at the end of kind 4 (1 without it); entries of level 2 |
+//! | 4 | configurations up to format 4; kinds 9 and 10 |
 
 use std::ops::RangeInclusive;
 
@@ -33,13 +34,13 @@ use super::versioned::Versioned as _;
 use super::{CodecError, entry};
 use crate::config::MAX_APPEND_BYTES_LIMIT;
 use crate::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Dismissal, Envelope, Message, TimeoutNow, VoteRequest,
-    VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Dismissal, Envelope, Message, ReadRequest, ReadResponse,
+    ReadTicket, TimeoutNow, VoteRequest, VoteResponse,
 };
 use crate::types::{Entry, EntryId, GroupId, Incarnation, Lineage, NodeId, Payload, Peer};
 
 /// The versions that this one can speak: what [`encode_frame`] and [`decode_frame`] take.
-pub const VERSIONS: RangeInclusive<u16> = 1..=3;
+pub const VERSIONS: RangeInclusive<u16> = 1..=4;
 
 /// The first version with the sender's lineage.
 const WITH_LINEAGE: u16 = 2;
@@ -47,8 +48,12 @@ const WITH_LINEAGE: u16 = 2;
 /// The first version with transfers of leadership and priorities.
 const WITH_TRANSFER: u16 = 2;
 
-/// The first version with changes of the membership.
+/// The first version with changes of the membership, with levels, and with payloads above the first level.
 const WITH_CHANGES: u16 = 3;
+const WITH_LEVEL: u16 = 3;
+
+/// The first version with reads on followers.
+const WITH_READS: u16 = 4;
 
 /// The bytes before a frame's body.
 pub const FRAME_HEADER_BYTES: usize = 8;
@@ -71,6 +76,8 @@ const IDENTITY_REQUEST: u8 = 5;
 const IDENTITY_RESPONSE: u8 = 6;
 const TIMEOUT_NOW: u8 = 7;
 const DISMISSED: u8 = 8;
+const READ_REQUEST: u8 = 9;
+const READ_RESPONSE: u8 = 10;
 
 const REMOVED: u8 = 0;
 const SUSPENDED: u8 = 1;
@@ -237,6 +244,9 @@ fn encode_envelope(version: u16, envelope: &Envelope, out: &mut Vec<u8>) -> Resu
             if version >= WITH_TRANSFER {
                 out.put_u8(m.priority);
             }
+            if version >= WITH_LEVEL {
+                out.put_u8(m.level);
+            }
         }
         Message::IdentityRequest => out.put_u8(IDENTITY_REQUEST),
         Message::IdentityResponse { founded, last } => {
@@ -268,13 +278,33 @@ fn encode_envelope(version: u16, envelope: &Envelope, out: &mut Vec<u8>) -> Resu
                 Dismissal::Suspended => SUSPENDED,
             });
         }
+        Message::ReadRequest(_) | Message::ReadResponse(_) if version < WITH_READS => {
+            return Err(CodecError::Unsupported);
+        }
+        Message::ReadRequest(m) => {
+            out.put_u8(READ_REQUEST);
+            out.put_u64_le(m.term);
+            out.put_u64_le(m.ticket.boot);
+            out.put_u64_le(m.ticket.number);
+            out.put_u8(u8::from(m.lease));
+        }
+        Message::ReadResponse(m) => {
+            out.put_u8(READ_RESPONSE);
+            out.put_u64_le(m.term);
+            out.put_u64_le(m.ticket.boot);
+            out.put_u64_le(m.ticket.number);
+            out.put_u64_le(m.index);
+        }
     }
     Ok(())
 }
 
 /// Whether the version refuses the payload: its configurations are those of formats up to its own number.
 fn is_later(version: u16, payload: &Payload) -> bool {
-    matches!(payload, Payload::Membership(membership) if membership.format() > version)
+    match payload {
+        Payload::Membership(membership) => membership.format() > version,
+        _ => payload.level() > 1 && version < WITH_LEVEL,
+    }
 }
 
 fn decode_envelope(version: u16, bytes: &mut Bytes, room: &mut Room) -> Result<Envelope, CodecError> {
@@ -329,7 +359,8 @@ fn decode_envelope(version: u16, bytes: &mut Bytes, room: &mut Room) -> Result<E
                 other => return Err(CodecError::UnknownKind(other)),
             };
             let priority = if version >= WITH_TRANSFER { take_u8(bytes)? } else { 0 };
-            Message::AppendResponse(AppendResponse { term, round, outcome, priority })
+            let level = if version >= WITH_LEVEL { take_u8(bytes)? } else { 1 };
+            Message::AppendResponse(AppendResponse { term, round, outcome, priority, level })
         }
         IDENTITY_REQUEST => Message::IdentityRequest,
         IDENTITY_RESPONSE => Message::IdentityResponse {
@@ -347,6 +378,16 @@ fn decode_envelope(version: u16, bytes: &mut Bytes, room: &mut Room) -> Result<E
                 other => return Err(CodecError::UnknownKind(other)),
             },
         },
+        READ_REQUEST if version >= WITH_READS => Message::ReadRequest(ReadRequest {
+            term: take_u64(bytes)?,
+            ticket: take_ticket(bytes)?,
+            lease: take_flag(bytes)?,
+        }),
+        READ_RESPONSE if version >= WITH_READS => Message::ReadResponse(ReadResponse {
+            term: take_u64(bytes)?,
+            ticket: take_ticket(bytes)?,
+            index: take_u64(bytes)?,
+        }),
         other => return Err(CodecError::UnknownKind(other)),
     };
     Ok(Envelope { group, from, to, lineage, message })
@@ -375,6 +416,10 @@ fn take_flag(bytes: &mut Bytes) -> Result<bool, CodecError> {
 
 fn take_id(bytes: &mut Bytes) -> Result<EntryId, CodecError> {
     Ok(EntryId::new(take_u64(bytes)?, take_u64(bytes)?))
+}
+
+fn take_ticket(bytes: &mut Bytes) -> Result<ReadTicket, CodecError> {
+    Ok(ReadTicket { boot: take_u64(bytes)?, number: take_u64(bytes)? })
 }
 
 fn take_peer(bytes: &mut Bytes) -> Result<Peer, CodecError> {

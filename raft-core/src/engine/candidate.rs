@@ -18,7 +18,7 @@ pub(super) struct Candidate {
     /// The leader asked for it.
     transfer: bool,
     /// Who granted it.
-    granted: BTreeSet<NodeId>,
+    pub(super) granted: BTreeSet<NodeId>,
 }
 
 impl Engine {
@@ -30,7 +30,7 @@ impl Engine {
             return;
         }
         // It could not win before its disk has its vote; all it could do is to disturb the others with its term.
-        if self.disk_stalls_for(self.config.election_timeout) {
+        if self.disk_stalls_for(self.config.election_timeout) || self.is_promised() {
             self.put_off_campaign();
             return;
         }

@@ -9,10 +9,13 @@ use super::{Engine, Role};
 use crate::membership::{Membership, MembershipError, Step, Target};
 use crate::message::{Dismissal, Message};
 use crate::progress::Progress;
-use crate::types::{EntryId, Incarnation, Index, NodeId, Payload, Peer, Time};
+use crate::types::{EntryId, Incarnation, Index, Level, NodeId, Payload, Peer, Time};
 
 /// After so many rounds without keeping up, a new node is reported to be too slow (thesis, 4.2.1); then it is tried anew.
 const MAX_ROUNDS: u32 = 10;
+
+/// The level that targets and suspended members came with.
+const CHANGES_LEVEL: Level = 2;
 
 /// A leader's part in a change.
 #[derive(Debug, Default)]
@@ -157,6 +160,9 @@ impl Engine {
         if next == *membership {
             return Ok(index);
         }
+        if !self.answering_know(CHANGES_LEVEL) {
+            return Err(ChangeError::NotKnown);
+        }
         self.append_membership(next);
         self.check();
         Ok(self.log.last_index())
@@ -248,7 +254,7 @@ impl Engine {
             let known = leader.change.introduced.get(node);
             known.filter(|_| info.incarnation == Incarnation::UNKNOWN).map(|&known| (*node, known))
         });
-        let next = if !broken.is_empty() {
+        let next = if !broken.is_empty() && self.answering_know(CHANGES_LEVEL) {
             let mut next = membership.clone();
             next.suspended.extend(broken);
             next
@@ -503,6 +509,9 @@ pub enum ChangeError {
         /// The index of the configuration in force.
         index: Index,
     },
+    /// A member that answers runs a version that knows no such changes: upgrade it first.
+    #[error("a member runs a version that does not know how members are changed: upgrade it first")]
+    NotKnown,
     /// The target makes no configuration.
     #[error(transparent)]
     Invalid(MembershipError),

@@ -1,6 +1,7 @@
 //! What the log store has acknowledged, and what is on its way to it. Every promise rests on this, never on memory.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::types::{HardState, Index, NodeId, Term, Time};
 
@@ -23,6 +24,8 @@ pub(super) struct Durable {
     pending: VecDeque<PendingWrite>,
     /// The number of the last write handed out.
     number: u64,
+    /// How long the last write took.
+    pub(super) latency: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -51,6 +54,7 @@ impl Durable {
             truncate_from: None,
             pending: VecDeque::new(),
             number: 0,
+            latency: None,
         }
     }
 
@@ -116,6 +120,7 @@ impl Durable {
             self.index = self.index.max(write.upper);
             self.term = write.term;
             self.vote = write.vote;
+            self.latency = Some(now.saturating_sub(write.since));
             self.pending.pop_front();
         }
         if let Some(next) = self.pending.front_mut() {

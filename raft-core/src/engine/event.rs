@@ -155,6 +155,38 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// A short name for programs, such as `elected`.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::PreCampaign { .. } => "pre_campaign",
+            Self::Campaign { .. } => "campaign",
+            Self::Elected { .. } => "elected",
+            Self::Following { .. } => "following",
+            Self::QuorumLost { .. } => "quorum_lost",
+            Self::DiskStalled { .. } => "disk_stalled",
+            Self::Transferring { .. } => "transferring",
+            Self::TransferFailed { .. } => "transfer_failed",
+            Self::MembershipAppended { .. } => "membership_appended",
+            Self::MembershipCommitted { .. } => "membership_committed",
+            Self::CatchUpSlow { .. } => "catch_up_slow",
+            Self::LeftOffice { .. } => "left_office",
+            Self::Dismissed { .. } => "dismissed",
+            Self::Truncated { .. } => "truncated",
+            Self::SnapshotTaken { .. } => "snapshot_taken",
+            Self::SnapshotFailed => "snapshot_failed",
+            Self::SnapshotSent { .. } => "snapshot_sent",
+            Self::SnapshotLost { .. } => "snapshot_lost",
+            Self::SnapshotInstalled { .. } => "snapshot_installed",
+            Self::Resend { .. } => "resend",
+            Self::PromiseBroken { .. } => "promise_broken",
+            Self::Refused { .. } => "refused",
+            Self::Founding => "founding",
+            Self::FoundingEnded { .. } => "founding_ended",
+        }
+    }
+}
+
 /// Why a message was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]

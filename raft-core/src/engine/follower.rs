@@ -4,7 +4,7 @@ use super::event::{Event, Refusal};
 use super::planted::Planted;
 use super::{Engine, Role};
 use crate::message::{AppendOutcome, AppendRequest, AppendResponse, Message, VoteRequest, VoteResponse};
-use crate::types::{EntryId, Index, Payload, Peer, Term, Time};
+use crate::types::{EntryId, Index, LEVEL, Payload, Peer, Term, Time};
 
 /// A follower's own state. It begins anew at each change of term or leader.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ impl Engine {
             _ => self.election_deadline(),
         };
         if let Role::Leader(led) = std::mem::take(&mut self.role) {
-            self.failed_reads.extend(led.reads.all());
+            self.failed_reads.extend(led.reads.own());
         }
         if term > self.term {
             self.term = term;
@@ -83,8 +83,9 @@ impl Engine {
         self.dismiss(from);
         let refusal =
             |term| Message::VoteResponse(VoteResponse { term, granted: false, pre_vote: request.pre_vote });
-        let protects =
-            (request.pre_vote || self.config.check_quorum) && !request.transfer && self.hears_leader();
+        let protects = !request.transfer
+            && (self.is_promised()
+                || ((request.pre_vote || self.config.check_quorum) && self.hears_leader()));
         if request.term < self.term || protects {
             self.send(from, refusal(self.term));
             return;
@@ -137,7 +138,8 @@ impl Engine {
 
     pub(super) fn on_append_request(&mut self, from: Peer, request: AppendRequest) {
         if request.term < self.term {
-            let stale = self.append_response(0, AppendOutcome::Stale);
+            let round = if self.has(Planted::ReadRoundOfEarlierTerm) { request.round } else { 0 };
+            let stale = self.append_response(round, AppendOutcome::Stale);
             self.send(from, stale);
             return;
         }
@@ -163,6 +165,7 @@ impl Engine {
         follower.heard_at = Some(self.now);
         follower.round = follower.round.max(request.round);
         self.take_entries(from, request);
+        self.promise_to_leader();
         // Only now: the entries may have given or taken this node its vote.
         let deadline = self.election_deadline();
         if let Role::Follower(follower) = &mut self.role {
@@ -264,7 +267,7 @@ impl Engine {
 
     fn append_response(&self, round: u64, outcome: AppendOutcome) -> Message {
         let (term, priority) = (self.term, self.config.priority);
-        Message::AppendResponse(AppendResponse { term, round, outcome, priority })
+        Message::AppendResponse(AppendResponse { term, round, outcome, priority, level: LEVEL })
     }
 }
 

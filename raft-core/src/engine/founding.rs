@@ -124,7 +124,8 @@ impl Engine {
         if founding.members.values().any(|info| info.incarnation == Incarnation::UNKNOWN) {
             return;
         }
-        founding.membership = Membership::of_voters(founding.members.clone());
+        let voters = Membership::of_voters(founding.members.clone());
+        founding.membership = Membership { lease: self.config.lease(), ..voters };
         if self.leader.is_none() {
             self.campaign();
         } else {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::change::Change;
 use super::event::{Event, Refusal};
+use super::lease::LeaderLease;
 use super::planted::Planted;
 use super::reads::Reads;
 use super::ready::{Fetch, FetchPurpose, Ready};
@@ -29,14 +30,17 @@ pub(super) struct Leader {
     pub(super) heartbeat_at: Time,
     /// When followers that got no append since are to be told what is committed.
     pub(super) notice_at: Option<Time>,
-    /// Entries that are not both committed and durable here: the last index and bytes of each append.
+    /// Entries that are not committed, durable and applied here: the last index and bytes of each append.
     uncommitted: VecDeque<(Index, usize)>,
     pub(super) uncommitted_bytes: usize,
     pub(super) reads: Reads,
+    pub(super) lease: LeaderLease,
     /// What was committed at the last heartbeat: who keeps up holds it by the next.
     pub(super) heartbeat_commit: Index,
     /// Leadership is being handed over.
     pub(super) transfer: Option<Transfer>,
+    /// Up to when its log time goes: that of its last entry with one, or when it began to lead.
+    pub(super) stamped_at: Time,
     /// The membership is being changed.
     pub(super) change: Box<Change>,
 }
@@ -54,7 +58,7 @@ impl Engine {
             .map(|peer| (peer.node, Progress::new(peer.incarnation, last, self.now)))
             .collect();
         self.leader = Some(self.local);
-        self.role = Role::Leader(Leader {
+        self.role = Role::Leader(Box::new(Leader {
             progress,
             first_index: last + 1,
             round: 0,
@@ -64,10 +68,12 @@ impl Engine {
             uncommitted: VecDeque::from([(last, inherited_bytes)]),
             uncommitted_bytes: inherited_bytes,
             reads: Reads::default(),
+            lease: LeaderLease::default(),
             heartbeat_commit: self.commit,
             transfer: None,
+            stamped_at: self.now,
             change: Box::default(),
-        });
+        }));
         self.events.push(Event::Elected { term: self.term });
         if let Some(membership) = self.take_founding() {
             self.append_own([Payload::Membership(Box::new(membership))]);
@@ -110,11 +116,18 @@ impl Engine {
             self.commit = index;
             self.note_commit(before);
         }
-        let settled = self.commit.min(self.durable.index);
         let Role::Leader(leader) = &mut self.role else { return };
         if grew && leader.notice_at.is_none() {
             leader.notice_at = Some(self.now.saturating_add(NOTICE_DELAY));
         }
+        self.release_settled();
+    }
+
+    /// Makes room for what is done with. What a slow state machine holds up is not: else more would be taken than can be answered in
+    /// time.
+    pub(super) fn release_settled(&mut self) {
+        let settled = self.commit.min(self.durable.index).min(self.applied);
+        let Role::Leader(leader) = &mut self.role else { return };
         while let Some(&(last, bytes)) = leader.uncommitted.front() {
             if last > settled {
                 break;
@@ -134,10 +147,10 @@ impl Engine {
             return;
         }
         // The peer answers a request of an earlier term, perhaps this node's own: its round is not of this term either.
-        if response.outcome == AppendOutcome::Stale {
+        if response.outcome == AppendOutcome::Stale && !self.has(Planted::ReadRoundOfEarlierTerm) {
             return;
         }
-        let last = self.log.last_index();
+        let (last, lease_index) = (self.log.last_index(), self.lease_index());
         let (leaks, never_resends) = (self.has(Planted::WindowLeaked), self.has(Planted::NeverResend));
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(peer) = leader.progress.get_mut(&from.node) else { return };
@@ -146,13 +159,17 @@ impl Engine {
             AppendOutcome::Conflict { prev, .. } => prev,
             AppendOutcome::Stale => 0,
         };
-        if promised > last || response.round > leader.round {
+        let foreign_round = response.outcome != AppendOutcome::Stale && response.round > leader.round;
+        if promised > last || foreign_round {
             self.refuse(from, Refusal::BeyondLog);
             return;
         }
         peer.heard_at = self.now;
         peer.round = peer.round.max(response.round);
+        self.round_trips.extend(peer.note_round_trip(response.round, self.now));
+        peer.note_promise(response.outcome, response.round, lease_index);
         peer.priority = response.priority;
+        peer.level = response.level;
         match response.outcome {
             AppendOutcome::Accepted { matched, received } => {
                 peer.accept(matched, received, leader.round, !leaks);
@@ -229,6 +246,10 @@ impl Engine {
         if due || read {
             leader.round += 1;
         }
+        if due || read {
+            self.note_round_sent();
+        }
+        let Role::Leader(leader) = &mut self.role else { return };
         if read {
             leader.reads.begin_round(leader.round, self.commit);
         }
@@ -247,6 +268,7 @@ impl Engine {
         for (&node, peer) in &mut leader.progress {
             let told = peer.told_commit >= self.commit.min(peer.matched);
             if due || read || !told {
+                peer.time_round(sender.round, self.now);
                 requests.push((node, sender.heartbeat(peer)));
             }
         }
@@ -294,24 +316,6 @@ impl Engine {
                 self.send(peer, Message::AppendRequest(request));
             }
         }
-    }
-
-    /// Reads whose round a majority answered: this node led when they came.
-    pub(super) fn confirm_reads(&mut self, ready: &mut Ready) {
-        let Role::Leader(leader) = &self.role else { return };
-        if leader.reads.len() == 0 {
-            return;
-        }
-        let answered = |voter| {
-            if voter == self.local.node {
-                leader.round
-            } else {
-                leader.progress.get(&voter).map_or(0, |peer| peer.round)
-            }
-        };
-        let confirmed = self.quorum(answered);
-        let Role::Leader(leader) = &mut self.role else { return };
-        leader.reads.confirm(confirmed, &mut ready.reads);
     }
 }
 
@@ -366,12 +370,11 @@ impl Sender<'_> {
 
     fn may_send(&self, peer: &Progress, active: bool, config: &Config) -> bool {
         peer.next <= self.log.last_index()
+            && !peer.inflights.is_full(config.max_inflight_messages, config.max_inflight_bytes)
             && match peer.flow {
                 // The silent are asked by heartbeats only.
                 Flow::Probe { sent } => !sent && active,
-                Flow::Replicate => {
-                    !peer.inflights.is_full(config.max_inflight_messages, config.max_inflight_bytes)
-                }
+                Flow::Replicate => true,
                 Flow::Snapshot { .. } => false,
             }
     }

@@ -10,26 +10,31 @@ mod candidate;
 mod change;
 mod durable;
 pub mod event;
+pub mod explain;
 mod follower;
 mod founding;
 mod invariants;
 mod leader;
+mod lease;
 mod planted;
 mod priority;
 #[cfg(feature = "testing")]
 mod queues;
 mod reads;
 pub mod ready;
+mod sessions;
 mod snapshot;
 pub mod status;
 mod transfer;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 pub use self::change::{ChangeError, ChangeStatus, Wait};
 pub use self::event::{Event, FoundingEnd, Refusal, TransferReason};
+pub use self::explain::{Finding, Lag};
 pub use self::invariants::Violation;
 pub(crate) use self::invariants::check_restored;
 #[cfg(feature = "testing")]
@@ -39,6 +44,7 @@ pub use self::queues::Queues;
 pub use self::ready::{
     Fetch, FetchPurpose, ReadId, ReadReady, Ready, SendSnapshot, SnapshotOutcome, SnapshotRequest,
 };
+pub use self::sessions::SESSIONS_LEVEL;
 pub use self::status::{PeerStatus, RoleName, Status};
 pub use self::transfer::TransferError;
 
@@ -48,7 +54,9 @@ use self::follower::Follower;
 use self::founding::Founding;
 use self::invariants::Summary;
 use self::leader::Leader;
+use self::lease::Promise;
 use self::priority::LostLeaders;
+use self::reads::Asks;
 use self::snapshot::Snapshots;
 use crate::config::{Config, ConfigError};
 use crate::log::Log;
@@ -56,7 +64,9 @@ use crate::membership::{Membership, MembershipError};
 use crate::message::{Dismissal, Envelope, Message};
 use crate::progress::PeerFetch;
 use crate::random::Random;
-use crate::types::{Entry, EntryId, GroupId, Incarnation, Index, Lineage, NodeId, Payload, Peer, Term, Time};
+use crate::types::{
+    Entry, EntryId, GroupId, Incarnation, Index, Level, Lineage, NodeId, Payload, Peer, Term, Time,
+};
 use crate::write::LogState;
 
 /// What an engine begins with.
@@ -99,6 +109,7 @@ pub struct Engine {
     /// A member told that this node does not count any more.
     dismissed: Option<Dismissal>,
     lost_leaders: LostLeaders,
+    promise: Promise,
 
     log: Log,
     durable: Durable,
@@ -110,12 +121,17 @@ pub struct Engine {
     apply_backlog: VecDeque<(Index, usize)>,
     apply_backlog_bytes: usize,
     apply_fetch: ApplyFetch,
+    /// Payloads of this level are in what is applied: every member knew it when they were written.
+    written_level: Level,
     snapshots: Snapshots,
 
     next_read: u64,
+    asks: Asks,
     failed_reads: Vec<ReadId>,
     outbox: Vec<Envelope>,
     events: Vec<Event>,
+    /// Measured and not handed out; one a peer and heartbeat.
+    round_trips: Vec<Duration>,
     fatal: Option<Violation>,
     fatal_told: bool,
     before: Summary,
@@ -128,7 +144,7 @@ enum Role {
     Follower(Follower),
     PreCandidate(Candidate),
     Candidate(Candidate),
-    Leader(Leader),
+    Leader(Box<Leader>),
 }
 
 #[derive(Debug, Default)]
@@ -175,6 +191,7 @@ impl Engine {
             founding: None,
             dismissed: None,
             lost_leaders: LostLeaders::default(),
+            promise: Promise::new(config.election_timeout, config.heartbeat_interval),
             durable: Durable::new(hard_state, last),
             log: Log::new(outline, last),
             commit,
@@ -183,11 +200,14 @@ impl Engine {
             apply_backlog: VecDeque::new(),
             apply_backlog_bytes: 0,
             apply_fetch: ApplyFetch::Idle,
+            written_level: 1,
             snapshots: Snapshots::new(snapshot),
             next_read: 0,
+            asks: Asks::new(Random::new(!seed).boot()),
             failed_reads: Vec::new(),
             outbox: Vec::new(),
             events: Vec::new(),
+            round_trips: Vec::new(),
             fatal: None,
             fatal_told: false,
             before: Summary::default(),
@@ -197,9 +217,11 @@ impl Engine {
             group,
             local,
         };
+        engine.keep_to_lease();
         engine.become_follower(engine.term, None);
         let alone =
             engine.membership().voters.iter().eq([&local.node]) && engine.membership().outgoing.is_empty();
+        engine.promise_after_restart(alone);
         if let (true, Role::Follower(follower)) = (alone, &mut engine.role) {
             // Nobody else could lead: there is nothing to wait for.
             follower.deadline = now;
@@ -227,6 +249,8 @@ impl Engine {
             Message::AppendResponse(response) => self.on_append_response(from, response),
             Message::TimeoutNow(told) => self.on_timeout_now(from, told),
             Message::Dismissed { membership, dismissal } => self.on_dismissed(from, membership, dismissal),
+            Message::ReadRequest(request) => self.on_read_request(from, request),
+            Message::ReadResponse(response) => self.on_read_response(from, response),
             Message::IdentityRequest => {
                 // Only what a crash cannot undo.
                 let founded = self.log.membership().is_some_and(|(index, _)| index <= self.durable.index);
@@ -268,6 +292,7 @@ impl Engine {
         let index = match message {
             Message::AppendRequest(request) => request.prev.index,
             Message::Dismissed { membership, .. } => *membership,
+            Message::ReadResponse(response) => response.index,
             _ => 0,
         };
         let term = message.term().unwrap_or(0);
@@ -284,19 +309,32 @@ impl Engine {
     /// The commands were not taken, and never will be.
     pub fn propose(&mut self, commands: Vec<Bytes>, now: Time) -> Result<EntryId, ProposeError> {
         self.set_now(now);
+        self.may_propose(commands.iter().map(Bytes::len), 0)?;
+        let first = EntryId::new(self.term, self.log.last_index() + 1);
+        self.append_own(commands.into_iter().map(Payload::Command));
+        self.check();
+        Ok(first)
+    }
+
+    /// Whether commands of these lengths are taken now, each in an entry with `extra` bytes around it.
+    fn may_propose(
+        &self,
+        lengths: impl ExactSizeIterator<Item = usize> + Clone,
+        extra: usize,
+    ) -> Result<(), ProposeError> {
         if self.fatal.is_some() {
             return Err(ProposeError::Fatal);
         }
         let limit = self.config.max_entry_bytes;
-        if let Some(large) = commands.iter().find(|command| command.len() > limit) {
-            return Err(ProposeError::TooLarge { bytes: large.len(), limit });
+        if let Some(bytes) = lengths.clone().find(|&length| length > limit) {
+            return Err(ProposeError::TooLarge { bytes, limit });
         }
         let leader = self.leader();
         let Role::Leader(leading) = &self.role else { return Err(ProposeError::NotLeader { leader }) };
-        if commands.is_empty() {
+        if lengths.len() == 0 {
             return Err(ProposeError::Empty);
         }
-        let bytes: usize = commands.iter().map(|command| command.len() + Entry::OVERHEAD_BYTES).sum();
+        let bytes: usize = lengths.map(|length| length + extra + Entry::OVERHEAD_BYTES).sum();
         if bytes > self.config.max_uncommitted_bytes {
             return Err(ProposeError::TooLarge { bytes, limit: self.config.max_uncommitted_bytes });
         }
@@ -308,30 +346,7 @@ impl Engine {
         if leading.uncommitted_bytes.saturating_add(bytes) > self.config.max_uncommitted_bytes {
             return Err(ProposeError::Overloaded);
         }
-        let first = EntryId::new(self.term, self.log.last_index() + 1);
-        self.append_own(commands.into_iter().map(Payload::Command));
-        self.check();
-        Ok(first)
-    }
-
-    /// Begins a linearizable read, if this node leads: it comes out of [`Ready::reads`] or [`Ready::failed_reads`].
-    ///
-    /// # Errors
-    /// The read was not taken.
-    pub fn read(&mut self, now: Time) -> Result<ReadId, ReadError> {
-        self.set_now(now);
-        if self.fatal.is_some() {
-            return Err(ReadError::Fatal);
-        }
-        let leader = self.leader();
-        let Role::Leader(leading) = &mut self.role else { return Err(ReadError::NotLeader { leader }) };
-        if leading.reads.len() >= self.config.max_pending_reads {
-            return Err(ReadError::Overloaded);
-        }
-        self.next_read += 1;
-        let id = ReadId(self.next_read);
-        leading.reads.push(id);
-        Ok(id)
+        Ok(())
     }
 
     /// Write `number` and all before it are durable.
@@ -359,6 +374,7 @@ impl Engine {
             self.apply_backlog_bytes -= bytes;
             self.apply_backlog.pop_front();
         }
+        self.release_settled();
         self.check();
     }
 
@@ -397,7 +413,7 @@ impl Engine {
                 due.fold(leader.heartbeat_at, Time::min)
             }
         };
-        role.min(self.founding_deadline())
+        role.min(self.founding_deadline()).min(self.asks.deadline())
     }
 
     /// Time has passed.
@@ -418,6 +434,11 @@ impl Engine {
             self.campaign();
         }
         self.check();
+    }
+
+    /// How long the last write took, from when the store could begin with it.
+    pub const fn write_latency(&self) -> Option<Duration> {
+        self.durable.latency
     }
 
     /// The role.
@@ -491,6 +512,8 @@ impl Engine {
                         matched: peer.matched,
                         next: peer.next,
                         inflight: peer.inflights.len(),
+                        inflight_bytes: peer.inflights.bytes(),
+                        round_trip: peer.round_trip,
                         active: self.now < peer.heard_at.saturating_add(self.config.election_timeout),
                         priority: peer.priority,
                         snapshot: peer.snapshot(),
@@ -509,8 +532,11 @@ impl Engine {
             applied: self.applied,
             durable: self.durable.index,
             last: self.log.last(),
+            write_latency: self.durable.latency,
+            apply_backlog_bytes: self.apply_backlog_bytes,
             priority: self.config.priority,
             transferring: self.transferring(),
+            lease: self.lease_until().is_some(),
             base: self.log.base(),
             snapshot: self.snapshots.latest.as_ref().map_or(EntryId::ZERO, |meta| meta.last),
             membership: self.membership().clone(),
@@ -577,6 +603,7 @@ impl Engine {
 
     /// Checks the invariants, of this state and from the one before; in every build.
     fn check(&mut self) {
+        self.keep_to_lease();
         let summary = self.summary();
         if let Err(violation) = summary.check(&self.before) {
             self.fatal.get_or_insert(violation);
@@ -628,6 +655,12 @@ pub enum ProposeError {
     /// There is no command.
     #[error("there is no command")]
     Empty,
+    /// Not every member is known to understand what was proposed.
+    #[error("not every member is known to understand payloads of level {level}")]
+    NotKnown {
+        /// The level that it came with.
+        level: Level,
+    },
     /// A command is longer than `max_entry_bytes`, or all together than `max_uncommitted_bytes`.
     #[error("{bytes} bytes are too large: at most {limit}")]
     TooLarge {

@@ -35,6 +35,16 @@ pub enum Planted {
     VoteForShorterLog,
     /// A read is served before the leader committed in its own term.
     ReadBeforeNoop,
+    /// The answer to a request of an earlier term counts for a read round of this one.
+    ReadRoundOfEarlierTerm,
+    /// A follower takes any read index for the answer to what it asked last.
+    LateReadIndex,
+    /// A restarted node votes though it may have promised before not to.
+    LeaseKeptOverRestart,
+    /// A leader that told another to campaign serves reads by its lease.
+    LeaseKeptAfterTimeoutNow,
+    /// A lease begins when its round is answered, not when it was sent.
+    LeaseFromAnswer,
     /// Entries are applied before they are durable here.
     ApplyBeforeDisk,
     /// A late answer of an earlier term counts for this one.
@@ -61,6 +71,8 @@ pub enum Planted {
     MatchingSuffixDropped,
     /// A snapshot is installed without its configuration.
     SnapshotWithoutMembership,
+    /// A snapshot is taken without the clients' sessions. Not the engine's, but the driver's of the simulator.
+    SessionsLeftOut,
     /// The log is compacted beyond the snapshot.
     CompactPastSnapshot,
     /// Learners count in majorities.
@@ -95,6 +107,11 @@ impl Planted {
         Self::CommitBeyondMatch,
         Self::VoteForShorterLog,
         Self::ReadBeforeNoop,
+        Self::ReadRoundOfEarlierTerm,
+        Self::LateReadIndex,
+        Self::LeaseKeptOverRestart,
+        Self::LeaseKeptAfterTimeoutNow,
+        Self::LeaseFromAnswer,
         Self::ApplyBeforeDisk,
         Self::LateResponse,
         Self::WindowLeaked,
@@ -108,6 +125,7 @@ impl Planted {
         Self::SnapshotBehindCommit,
         Self::MatchingSuffixDropped,
         Self::SnapshotWithoutMembership,
+        Self::SessionsLeftOut,
         Self::CompactPastSnapshot,
         Self::LearnerCounted,
         Self::JointLeftEarly,

@@ -13,6 +13,8 @@ pub struct Queues {
     pub inflight_bytes: usize,
     /// Reads without an answer.
     pub reads: usize,
+    /// Read indexes that a follower asked for and did not get, of the follower that asks most.
+    pub asked: usize,
     /// Bytes of entries handed out to be applied and not applied.
     pub apply_backlog_bytes: usize,
     /// Writes handed out and not durable.
@@ -37,11 +39,13 @@ impl Engine {
             apply_backlog_bytes: self.apply_backlog_bytes,
             writes: self.durable.in_flight(),
             messages: self.outbox.len(),
+            reads: self.asks.len(),
             fetches: usize::from(!matches!(self.apply_fetch, ApplyFetch::Idle)),
             ..Queues::default()
         };
         if let Role::Leader(leader) = &self.role {
-            queues.reads = leader.reads.len();
+            queues.reads += leader.reads.len();
+            queues.asked = leader.reads.asked();
             for peer in leader.progress.values() {
                 queues.inflight_messages = queues.inflight_messages.max(peer.inflights.len());
                 queues.inflight_bytes = queues.inflight_bytes.max(peer.inflights.bytes());

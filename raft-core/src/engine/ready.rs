@@ -1,6 +1,7 @@
 //! What the engine wants done, computed from its state when asked for.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use super::event::Event;
 use super::invariants::Violation;
@@ -40,8 +41,10 @@ pub struct Ready {
     pub fetches: Vec<Fetch>,
     /// Reads that may be answered once their index is applied.
     pub reads: Vec<ReadReady>,
-    /// Reads that will not be answered: this node leads no more.
+    /// Reads that will not be answered: this node leads no more, or follows another leader or none.
     pub failed_reads: Vec<ReadId>,
+    /// How long heartbeats took to be answered since the last time. It asks for nothing.
+    pub round_trips: Vec<Duration>,
     /// What happened since the last time, for logs, metrics and tests.
     pub events: Vec<Event>,
     /// The group's own state is broken: nothing may be done for it any more.
@@ -133,6 +136,9 @@ pub struct ReadReady {
     pub id: ReadId,
     /// The read is linearizable on any state that has applied at least this index.
     pub index: Index,
+    /// Where only a lease confirms it: an answer that is not there by then must not be given, since the process may have
+    /// stood still.
+    pub until: Option<Time>,
 }
 
 impl Engine {
@@ -145,9 +151,12 @@ impl Engine {
             self.count_votes();
             self.commit_by_majority();
             self.advance_change();
+            self.confirm_lease();
+            self.answer_by_lease(&mut ready);
             self.emit_identity_requests();
             self.emit_vote();
             self.emit_append_response();
+            self.emit_read_requests(&mut ready);
             self.emit_vote_requests();
             self.emit_heartbeats();
             self.emit_timeout_now();
@@ -167,8 +176,9 @@ impl Engine {
             self.outbox.clear();
             self.leader = None;
             if let Role::Leader(leader) = std::mem::take(&mut self.role) {
-                self.failed_reads.extend(leader.reads.all());
+                self.failed_reads.extend(leader.reads.own());
             }
+            self.failed_reads.extend(self.asks.take_open());
             if !self.fatal_told {
                 self.fatal_told = true;
                 ready.fatal.clone_from(&self.fatal);
@@ -177,6 +187,7 @@ impl Engine {
         ready.messages = std::mem::take(&mut self.outbox);
         ready.failed_reads = std::mem::take(&mut self.failed_reads);
         ready.events = std::mem::take(&mut self.events);
+        ready.round_trips = std::mem::take(&mut self.round_trips);
         ready
     }
 
@@ -242,6 +253,7 @@ impl Engine {
             self.apply_backlog.push_back((self.applying, bytes));
             self.apply_backlog_bytes += bytes;
             self.snapshots.note_applied(bytes);
+            self.note_levels(&entries);
             if ready.apply.is_empty() {
                 ready.apply = entries;
             } else {

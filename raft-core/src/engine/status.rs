@@ -1,6 +1,7 @@
 //! The engine's state as others may see it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::change::ChangeStatus;
 use crate::membership::Membership;
@@ -54,10 +55,16 @@ pub struct Status {
     pub durable: Index,
     /// The last entry.
     pub last: EntryId,
+    /// How long the last write to the log store took, from when the store could begin with it.
+    pub write_latency: Option<Duration>,
+    /// Bytes of entries handed to the state machine and not applied.
+    pub apply_backlog_bytes: usize,
     /// This node's [`Config::priority`](crate::config::Config::priority).
     pub priority: u8,
     /// On a leader: to whom it is handing over.
     pub transferring: Option<NodeId>,
+    /// On a leader: whether it has a lease, and answers reads that a lease will do for without asking anybody.
+    pub lease: bool,
     /// The last entry that was compacted away: the log begins after it.
     pub base: EntryId,
     /// The last entry that the newest snapshot covers.
@@ -86,6 +93,10 @@ pub struct PeerStatus {
     pub next: Index,
     /// Appends sent and unanswered.
     pub inflight: usize,
+    /// Their bytes of entries.
+    pub inflight_bytes: usize,
+    /// How long it took to answer a heartbeat, the last time that this was measured.
+    pub round_trip: Option<Duration>,
     /// Whether it answered within an election timeout.
     pub active: bool,
     /// Its priority, as it said.

@@ -113,6 +113,8 @@ impl Engine {
         transfer.closed |= matched >= transfer.goal || lags;
         if transfer.closed && (matched == last || lags) && transfer.told != Some(leading.round) {
             transfer.told = Some(leading.round);
+            // The votes for the target break what the lease rests on.
+            leading.lease.give_up();
             let (to, round) = (transfer.to, leading.round);
             if let Some(peer) = self.peer(to) {
                 self.send(peer, Message::TimeoutNow(TimeoutNow { term: self.term, round }));

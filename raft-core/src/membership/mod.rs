@@ -6,6 +6,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +61,48 @@ pub struct Membership {
     /// Members that did not hold what they had promised to hold: their disks went back in time. They count in no majority until
     /// they are taken in again with a new folder.
     pub suspended: BTreeSet<NodeId>,
+    /// What lease reads rest on; `None` where the cluster has none. Drawn up when the cluster is founded, and kept by each change.
+    pub lease: Option<Lease>,
+}
+
+/// What all nodes of a cluster keep to so that a leader may answer reads by a lease (thesis, 6.4.1). It is part of the configuration
+/// and not of a node's settings: a promise that rests on it must hold whatever a node is restarted with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Lease {
+    /// The election timeout of every node, in microseconds: so long a node that hears its leader lets no other be elected.
+    pub election_timeout_micros: u64,
+    /// How much faster or slower than true a node's clock may run, in parts of a million.
+    pub clock_drift_ppm: u32,
+}
+
+impl Lease {
+    /// The highest [`clock_drift_ppm`](Self::clock_drift_ppm): a lease is a third of an election timeout then.
+    pub const MAX_CLOCK_DRIFT_PPM: u32 = 500_000;
+
+    /// The shortest and longest election timeout that a lease may rest on, in microseconds: two heartbeats, and an hour.
+    const ELECTION_TIMEOUT_MICROS: std::ops::RangeInclusive<u64> = 2_000..=3_600_000_000;
+
+    /// No lease, where a format has a place for one.
+    pub(crate) const NONE: Self = Self { election_timeout_micros: 0, clock_drift_ppm: 0 };
+
+    /// The election timeout of every node.
+    pub const fn election_timeout(self) -> Duration {
+        Duration::from_micros(self.election_timeout_micros)
+    }
+
+    /// How long a lease lasts by its leader's clock. While a follower's fast clock shows an election timeout, a slow leader's shows so
+    /// much.
+    pub fn duration(self) -> Duration {
+        let drift = u64::from(self.clock_drift_ppm.min(Self::MAX_CLOCK_DRIFT_PPM));
+        Duration::from_micros(
+            self.election_timeout_micros.saturating_mul(1_000_000 - drift) / (1_000_000 + drift),
+        )
+    }
+
+    fn is_valid(self) -> bool {
+        self.clock_drift_ppm <= Self::MAX_CLOCK_DRIFT_PPM
+            && Self::ELECTION_TIMEOUT_MICROS.contains(&self.election_timeout_micros)
+    }
 }
 
 impl Membership {
@@ -77,6 +120,7 @@ impl Membership {
             lineage: Lineage::UNKNOWN,
             target: None,
             suspended: BTreeSet::new(),
+            lease: None,
         }
     }
 
@@ -132,6 +176,9 @@ impl Membership {
         }
         if self.voters.len() > MAX_VOTERS || self.outgoing.len() > MAX_VOTERS {
             return Err(MembershipError::TooManyVoters { count: self.voters.len().max(self.outgoing.len()) });
+        }
+        if self.lease.is_some_and(|lease| !lease.is_valid()) {
+            return Err(MembershipError::Lease);
         }
         if let Some(&node) = self.voters.intersection(&self.learners).next() {
             return Err(MembershipError::VoterAndLearner { node });
@@ -217,6 +264,9 @@ pub enum MembershipError {
         /// The address's length.
         bytes: usize,
     },
+    /// A lease that no cluster can keep to.
+    #[error("the lease's clock drift or election timeout is out of range")]
+    Lease,
     /// A node is to vote and not to vote at once.
     #[error("node {node} is both voter and learner")]
     VoterAndLearner {

@@ -2,55 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
+use std::iter::Peekable;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::clock::Clock;
 use super::error::RaftError;
 use super::guard::{guarded, poll_guarded};
-use super::mailbox::{Completion, Mailbox, Query, Queue};
+use super::mailbox::{Completion, Mailbox, Query, Queue, lock};
+use super::metrics::Meters;
+use super::passage::{Passage, Settling};
 use super::pending::Waiters;
+use super::reading::Reading;
 use super::snapshots::{Folder, Lent, Taker, blocking, restore};
-use crate::codec::cold;
 use crate::engine::SnapshotRequest;
-use crate::state_machine::{Batch, Command};
-use crate::types::{Entry, EntryId, Index, Payload, SnapshotMeta};
-
-/// What the library notes with each batch in a machine that is durable by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Bookkeeping {
-    version: u16,
-    /// The last entry that the machine has applied.
-    pub(super) applied: EntryId,
-}
-
-impl Bookkeeping {
-    const VERSION: u16 = 1;
-
-    pub(super) fn encode(applied: EntryId) -> Result<Bytes, String> {
-        let note = Self { version: Self::VERSION, applied };
-        cold::encode(&note).map(Bytes::from).map_err(|e| format!("cannot encode the bookkeeping: {e}"))
-    }
-
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        match bytes.first_chunk().map(|version| u16::from_le_bytes(*version)) {
-            Some(Self::VERSION) => cold::decode(bytes)
-                .map_err(|e| format!("the bookkeeping in the state machine is damaged ({e})")),
-            Some(version) => Err(format!(
-                "the bookkeeping in the state machine has version {version}, this program knows version {}: \
-                 use the newer program",
-                Self::VERSION
-            )),
-            None => Err("the bookkeeping in the state machine is damaged (too short)".to_owned()),
-        }
-    }
-}
+use crate::session_table::SessionTable;
+use crate::state_machine::{Batch, Bookkeeping};
+use crate::types::{Entry, Index, SnapshotMeta, Time};
 
 /// How often, while the state machine is at work, callers whose time is over are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
@@ -64,6 +37,8 @@ pub(super) enum Job {
         expires: Option<Instant>,
         /// The driver waits to hear of it.
         nudge: bool,
+        /// When it was committed and durable.
+        since: Time,
     },
     /// Answer once `index` is applied; with 0, from the state as it is.
     Read { index: Index, reads: Reads },
@@ -97,19 +72,18 @@ pub(super) struct Reads {
 impl Reads {
     fn give_up(self) {
         for query in self.queries {
-            let _gone = query.reply.send(Err(RaftError::Unknown));
+            query.fail(&RaftError::Unknown);
         }
     }
 }
 
 /// Entries put together from adjacent jobs.
-#[derive(Default)]
 struct Gathered {
-    commands: Vec<Command>,
-    last: EntryId,
+    passage: Passage,
     waiters: Vec<Waiters>,
     expires: Option<Instant>,
     nudge: bool,
+    since: Option<Time>,
 }
 
 /// What an applier is made of.
@@ -117,7 +91,13 @@ pub(super) struct Applier {
     pub(super) machine: Lent,
     pub(super) jobs: Arc<Queue<Job>>,
     pub(super) mailbox: Arc<Mailbox>,
+    pub(super) clock: Arc<Clock>,
+    pub(super) meters: Arc<Meters>,
     pub(super) applied: Index,
+    /// The clients' sessions as they are at `applied`.
+    pub(super) sessions: Arc<Mutex<SessionTable>>,
+    /// The machine keeps the library's notes.
+    pub(super) keeps_notes: bool,
     pub(super) reads: BTreeMap<Index, Vec<Reads>>,
     pub(super) folder: Folder,
     pub(super) taker: Taker,
@@ -153,29 +133,24 @@ impl Applier {
     }
 
     async fn carry_out(&mut self, jobs: &mut Vec<Job>) -> Result<(), String> {
-        let mut gathered = Gathered::default();
+        let mut gathered = self.gather();
         jobs.reverse();
         while let Some(job) = jobs.pop() {
             match job {
-                Job::Apply { entries, waiters, expires, nudge } => {
-                    gathered.commands.reserve(entries.len());
-                    for entry in entries {
-                        gathered.last = entry.id;
-                        if let Payload::Command(bytes) = entry.payload {
-                            gathered.commands.push(Command { id: entry.id, bytes });
-                        }
-                    }
+                Job::Apply { entries, waiters, expires, nudge, since } => {
+                    gathered.passage.push(entries);
                     gathered.waiters.extend(waiters);
                     gathered.expires = gathered.expires.or(expires);
                     gathered.nudge |= nudge;
+                    gathered.since = gathered.since.or(Some(since));
                 }
                 Job::Read { index, reads } => self.reads.entry(index).or_default().push(reads),
                 Job::Snapshot(request) => {
-                    self.apply(std::mem::take(&mut gathered), jobs).await?;
+                    self.apply(std::mem::replace(&mut gathered, self.gather()), jobs).await?;
                     self.snapshot(request).await;
                 }
                 Job::Restore(meta) => {
-                    self.apply(std::mem::take(&mut gathered), jobs).await?;
+                    self.apply(std::mem::replace(&mut gathered, self.gather()), jobs).await?;
                     self.restore(meta, jobs).await?;
                 }
             }
@@ -189,20 +164,26 @@ impl Applier {
         Ok(())
     }
 
+    fn gather(&self) -> Gathered {
+        let passage = Passage::new(Arc::clone(&self.sessions));
+        Gathered { passage, waiters: Vec::new(), expires: None, nudge: false, since: None }
+    }
+
     /// `later` are the jobs that come after.
     async fn apply(&mut self, gathered: Gathered, later: &mut [Job]) -> Result<(), String> {
-        let Gathered { commands, last, mut waiters, expires, nudge } = gathered;
+        let Gathered { mut passage, mut waiters, expires, nudge, since } = gathered;
+        let last = passage.last;
         if last.index <= self.applied {
             return Ok(());
         }
+        let commands = passage.take_commands();
         let count = commands.len();
         // Only the indexes that are waited for are kept: on a follower, none.
-        let first_waited = waiters.first().map(|waiting| waiting.first);
-        let indexes: Vec<Index> = match first_waited {
-            Some(_) => commands.iter().map(|command| command.id.index).collect(),
-            None => Vec::new(),
-        };
-        let batch = Batch { commands, bookkeeping: Bookkeeping::encode(last)? };
+        let indexes: Vec<Index> =
+            if waiters.is_empty() { Vec::new() } else { commands.iter().map(|c| c.id.index).collect() };
+        let settling = Settling::new(passage);
+        let bookkeeping = if self.keeps_notes { settling.bookkeeping() } else { Bookkeeping::default() };
+        let batch = Batch { commands, bookkeeping };
         let machine = &self.machine;
         let apply = pin!(async move { machine.lock().await.apply(batch).await });
         let sweep = |now| {
@@ -215,16 +196,25 @@ impl Applier {
         if replies.len() != count {
             return Err(format!("it gave {} replies to {count} commands", replies.len()));
         }
+        let answers = settling.end(&replies, self.keeps_notes).ok_or(
+            "it gives notes back at start, and did not ask for those of a batch (Batch::bookkeeping)",
+        )?;
         self.applied = last.index;
         self.mailbox.applied.store(last.index, Ordering::Release);
+        if let Some(since) = since {
+            self.meters.commit_to_apply.observe(self.clock.now().saturating_sub(since), 1);
+        }
         if nudge {
             self.mailbox.nudge();
         }
-        let mut answers = indexes.into_iter().zip(replies);
-        for Waiters { first, replies: callers } in waiters {
+        let mut answers = answers.into_iter().peekable();
+        let mut replies = indexes.into_iter().zip(replies).peekable();
+        for Waiters { first, replies: callers, .. } in waiters {
             for (index, caller) in (first..).zip(callers) {
-                if let Some((_, reply)) = answers.find(|(at, _)| *at == index) {
-                    let _gone = caller.send(Ok(reply));
+                // A session may know better than the machine, and has answers without a command.
+                let answer = at(&mut answers, index).or_else(|| at(&mut replies, index).map(Ok));
+                if let Some(answer) = answer {
+                    let _gone = caller.send(answer);
                 }
             }
         }
@@ -235,7 +225,10 @@ impl Applier {
     async fn snapshot(&mut self, request: SnapshotRequest) {
         let machine = &self.machine;
         match guarded(async move { machine.lock().await.snapshot().await }).await {
-            Ok(Ok(view)) => self.taker.write_out(view, request),
+            Ok(Ok(view)) => {
+                let sessions = lock(&self.sessions).clone();
+                self.taker.write_out(view, sessions, request);
+            }
             Ok(Err(error)) => self.taker.failed(error.to_string()),
             Err(panic) => self.taker.failed(panic),
         }
@@ -249,10 +242,15 @@ impl Applier {
             let snapshot = blocking(move || folder.checked_as(&meta)).await;
             let snapshot =
                 snapshot.map_err(|e| format!("the snapshot of {last} cannot be read back: {e}"))?;
-            restore(machine, snapshot, Bookkeeping::encode(last)?).await
+            restore(machine, snapshot).await
         });
-        attend(work, &self.jobs, &mut self.reads, later, |_| {}).await??;
+        let mut sessions = attend(work, &self.jobs, &mut self.reads, later, |_| {}).await??;
         drop(restoring);
+        if self.keeps_notes {
+            sessions.watch();
+        }
+        self.mailbox.sessions_used.fetch_or(sessions.is_used(), Ordering::Release);
+        *lock(&self.sessions) = sessions;
         self.applied = last.index;
         self.mailbox.applied.store(last.index, Ordering::Release);
         self.mailbox.nudge();
@@ -260,11 +258,17 @@ impl Applier {
     }
 
     async fn query(&mut self, query: Query) -> Result<(), String> {
-        let Query { bytes, reply, permit } = query;
-        let machine = &self.machine;
+        let (machine, bytes) = (&self.machine, query.bytes.clone());
         let answer = guarded(async move { machine.lock().await.query(bytes).await }).await?;
+        // The process may have stood still since it was confirmed, and another node lead by now.
+        if query.until.is_some_and(|until| self.clock.now() >= until) {
+            self.mailbox.read_again(query);
+            return Ok(());
+        }
+        let Query { reply, permit, .. } = query;
         drop(permit);
-        let _gone = reply.send(answer.map_err(|error| RaftError::Query(error.to_string())));
+        let reading = answer.map(|answer| Reading::new(answer, self.applied));
+        let _gone = reply.send(reading.map_err(|error| RaftError::Query(error.to_string())));
         Ok(())
     }
 }
@@ -293,6 +297,12 @@ async fn attend<T>(
         later.iter_mut().for_each(|job| job.expire(now));
         queue.visit(|job| job.expire(now));
     }
+}
+
+/// What there is for `index`, of a list that ascends; what lies before it is dropped.
+fn at<T>(list: &mut Peekable<impl Iterator<Item = (Index, T)>>, index: Index) -> Option<T> {
+    while list.next_if(|(at, _)| *at < index).is_some() {}
+    list.next_if(|(at, _)| *at == index).map(|(_, found)| found)
 }
 
 /// Tells those whose time is over that the outcome is not known.

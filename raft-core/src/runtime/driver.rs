@@ -8,23 +8,31 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use super::applier::{Job, Reads};
 use super::change::Changes;
+use super::clock::Clock;
 use super::error::RaftError;
 use super::guard::guarded;
 use super::handover::{Handover, Handovers};
 use super::log_writer::{LogWriter, Submitted};
-use super::mailbox::{Bootstrap, Closed, Completion, Inputs, Mailbox, Query, Queue};
+use super::mailbox::{Bootstrap, Closed, Completion, Inputs, Mailbox, Query, Queue, ReplyTo};
+use super::metrics::Meters;
 use super::outbox::Outbox;
 use super::pending::Pending;
+use super::reading::Consistency;
 use super::snapshots::{Ledger, Receiver, SnapshotReply, Transfers};
 use super::status::{Counters, FatalKind, StatusBoard};
-use crate::engine::{Engine, Event, Fetch, ProposeError, ReadError, ReadId, Ready, Refusal, TransferError};
+use crate::engine::{
+    Engine, Event, Fetch, ProposeError, ReadError, ReadId, ReadReady, Ready, Refusal, SESSIONS_LEVEL,
+    TransferError,
+};
 use crate::log_store::{LogStore, StorageError, StorageErrorKind, Write};
-use crate::types::{Entry, GroupId, NodeId, SnapshotMeta, Time};
+use crate::session::{SessionAction, SessionEntry, SessionError};
+use crate::types::{Entry, EntryId, GroupId, Index, NodeId, SnapshotMeta, Time};
 
 /// How soon the engine hears of what was applied if nothing else wakes the driver before.
 const APPLIED_DELAY: Duration = Duration::from_millis(2);
@@ -44,7 +52,15 @@ enum End {
 /// Queries that share a read round.
 struct Round {
     queries: Vec<Query>,
+    began: Time,
     expires: Time,
+}
+
+/// This node's state was the newest there was, once it has applied `index`, at `at` or later.
+#[derive(Clone, Copy)]
+struct Fresh {
+    index: Index,
+    at: Time,
 }
 
 /// What a driver is made of.
@@ -62,7 +78,8 @@ pub(super) struct Parts {
     pub(super) receiver: Receiver,
     pub(super) ledger: Ledger,
     pub(super) status: StatusBoard,
-    pub(super) origin: Instant,
+    pub(super) clock: Arc<Clock>,
+    pub(super) meters: Arc<Meters>,
     pub(super) timeout: Duration,
     pub(super) max_batch_bytes: usize,
     pub(super) max_open: usize,
@@ -75,6 +92,8 @@ pub(super) struct Driver {
     handovers: Handovers,
     changes: Changes,
     rounds: BTreeMap<ReadId, Round>,
+    /// The latest that a read was confirmed for.
+    fresh: Option<Fresh>,
     fetches: JoinSet<()>,
     /// Writes handed in and not yet durable.
     writing: usize,
@@ -87,6 +106,32 @@ pub(super) struct Driver {
     overloaded: u64,
     expired: u64,
     closing: Closing,
+}
+
+/// What callers propose, many at a time.
+trait Proposal: Sized {
+    fn bytes(&self) -> usize;
+    fn propose(all: Vec<Self>, engine: &mut Engine, now: Time) -> Result<EntryId, ProposeError>;
+}
+
+impl Proposal for Bytes {
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+
+    fn propose(all: Vec<Self>, engine: &mut Engine, now: Time) -> Result<EntryId, ProposeError> {
+        engine.propose(all, now)
+    }
+}
+
+impl Proposal for SessionAction {
+    fn bytes(&self) -> usize {
+        SessionEntry::OVERHEAD_BYTES + self.command_bytes()
+    }
+
+    fn propose(all: Vec<Self>, engine: &mut Engine, now: Time) -> Result<EntryId, ProposeError> {
+        engine.propose_sessions(all, now)
+    }
 }
 
 /// However the driver ends, nobody waits for it any more.
@@ -118,6 +163,7 @@ impl Driver {
             handovers: Handovers::default(),
             changes: Changes::default(),
             rounds: BTreeMap::new(),
+            fresh: None,
             fetches: JoinSet::new(),
             writing: 0,
             handed_over,
@@ -149,7 +195,7 @@ impl Driver {
     async fn drive(&mut self) -> End {
         let mut inputs = Inputs::default();
         let mut armed = self.deadline();
-        let mut sleep = Box::pin(tokio::time::sleep_until(self.parts.origin + armed));
+        let mut sleep = Box::pin(tokio::time::sleep_until(self.parts.clock.instant(armed)));
         if let Err(reason) = self.turn(self.now()) {
             return End::Fatal(reason);
         }
@@ -159,7 +205,7 @@ impl Driver {
             // setting the timer in every turn.
             if wanted < armed || sleep.is_elapsed() {
                 armed = wanted;
-                sleep.as_mut().reset(self.parts.origin + armed);
+                sleep.as_mut().reset(self.parts.clock.instant(armed));
             }
             wait(&self.parts.mailbox, sleep.as_mut(), &mut inputs).await;
             let now = self.now();
@@ -174,7 +220,7 @@ impl Driver {
     }
 
     fn now(&self) -> Time {
-        self.parts.origin.elapsed()
+        self.parts.clock.now()
     }
 
     fn deadline(&self) -> Time {
@@ -217,8 +263,16 @@ impl Driver {
             let replies = std::mem::replace(&mut inputs.replies, Vec::with_capacity(count));
             self.propose(commands, replies, inputs.call_bytes, now);
         }
+        if !inputs.actions.is_empty() {
+            let (actions, replies) =
+                (std::mem::take(&mut inputs.actions), std::mem::take(&mut inputs.action_replies));
+            self.propose(actions, replies, inputs.call_bytes, now);
+        }
         for reply in inputs.snapshots.drain(..) {
             self.request_snapshot(reply, now);
+        }
+        for reply in inputs.explains.drain(..) {
+            let _gone = reply.send(self.parts.engine.explain(now));
         }
         if !inputs.reads.is_empty() {
             self.read(std::mem::take(&mut inputs.reads), now);
@@ -253,6 +307,9 @@ impl Driver {
 
     fn written(&mut self, number: u64, now: Time) {
         self.parts.engine.written(number, now);
+        if let Some(took) = self.parts.engine.write_latency() {
+            self.parts.meters.write.observe(took, 1);
+        }
         self.parts.ledger.written(number);
     }
 
@@ -267,6 +324,9 @@ impl Driver {
 
     fn hear_applied(&mut self, now: Time) {
         let applied = self.parts.mailbox.applied.load(Ordering::Acquire);
+        if self.parts.mailbox.sessions_used.swap(false, Ordering::Acquire) {
+            self.parts.engine.note_level(SESSIONS_LEVEL);
+        }
         if applied > self.parts.engine.applied_index() {
             self.parts.engine.applied(applied, now);
             self.handed_over_bytes = 0;
@@ -300,48 +360,44 @@ impl Driver {
     }
 
     /// Proposes in pieces that the engine can take, so that an overload hits the last ones, not all.
-    fn propose(
+    fn propose<P: Proposal>(
         &mut self,
-        mut commands: Vec<bytes::Bytes>,
-        mut replies: Vec<super::mailbox::ReplyTo>,
+        mut proposals: Vec<P>,
+        mut replies: Vec<ReplyTo>,
         bytes: usize,
         now: Time,
     ) {
         if bytes <= self.parts.max_batch_bytes {
-            return self.propose_piece(commands, replies, now);
+            return self.propose_piece(proposals, replies, now);
         }
-        while !commands.is_empty() {
+        while !proposals.is_empty() {
             let mut piece_bytes = 0;
-            let count = commands
+            let count = proposals
                 .iter()
-                .take_while(|command| {
-                    piece_bytes += Entry::OVERHEAD_BYTES + command.len();
+                .take_while(|proposal| {
+                    piece_bytes += Entry::OVERHEAD_BYTES + proposal.bytes();
                     piece_bytes <= self.parts.max_batch_bytes
                 })
                 .count()
                 .max(1);
-            let rest = (commands.split_off(count), replies.split_off(count));
-            self.propose_piece(commands, replies, now);
-            (commands, replies) = rest;
+            let rest = (proposals.split_off(count), replies.split_off(count));
+            self.propose_piece(proposals, replies, now);
+            (proposals, replies) = rest;
         }
     }
 
-    fn propose_piece(
-        &mut self,
-        commands: Vec<bytes::Bytes>,
-        replies: Vec<super::mailbox::ReplyTo>,
-        now: Time,
-    ) {
-        let error = if self.pending.len() + commands.len() > self.parts.max_open {
+    fn propose_piece<P: Proposal>(&mut self, proposals: Vec<P>, replies: Vec<ReplyTo>, now: Time) {
+        let error = if self.pending.len() + proposals.len() > self.parts.max_open {
             RaftError::Overloaded
         } else {
-            match self.parts.engine.propose(commands, now) {
+            match P::propose(proposals, &mut self.parts.engine, now) {
                 Ok(first) => return self.pending.push(first, replies, now + self.parts.timeout),
                 Err(ProposeError::NotLeader { leader }) => self.not_leader(leader),
                 Err(ProposeError::TooLarge { bytes, limit }) => RaftError::TooLarge { bytes, limit },
                 Err(ProposeError::Empty) => return,
                 Err(ProposeError::Overloaded) => RaftError::Overloaded,
                 Err(ProposeError::Transferring { to }) => RaftError::Transferring { to },
+                Err(ProposeError::NotKnown { .. }) => RaftError::Session(SessionError::NotYet),
                 Err(ProposeError::Fatal) => RaftError::Fatal { reason: "the group has stopped".into() },
             }
         };
@@ -353,11 +409,44 @@ impl Driver {
         }
     }
 
-    /// One round serves all reads that waited.
+    /// One round serves all reads that waited, but for those that need none.
     fn read(&mut self, queries: Vec<Query>, now: Time) {
-        let error = match self.parts.engine.read(now) {
+        let (mut by_round, mut by_lease, mut at_hand) = (Vec::new(), Vec::new(), Vec::new());
+        for mut query in queries {
+            match query.consistency {
+                Consistency::Linearizable => by_round.push(query),
+                Consistency::Lease => by_lease.push(query),
+                Consistency::Stale { max_age: None } => at_hand.push((0, query)),
+                Consistency::Stale { max_age: Some(max_age) } => {
+                    match self.fresh.map(|fresh| (fresh.index, fresh.at.saturating_add(max_age))) {
+                        Some((index, until)) if now < until => {
+                            query.until = Some(until);
+                            at_hand.push((index, query));
+                        }
+                        _ => by_round.push(query),
+                    }
+                }
+            }
+        }
+        let expires = self.parts.clock.instant(now + self.parts.timeout);
+        for (index, query) in at_hand {
+            self.parts.jobs.push(Job::Read { index, reads: Reads { queries: vec![query], expires } });
+        }
+        if !by_round.is_empty() {
+            let begun = self.parts.engine.read(now);
+            self.await_round(begun, by_round, now);
+        }
+        if !by_lease.is_empty() {
+            let begun = self.parts.engine.read_by_lease(now);
+            self.await_round(begun, by_lease, now);
+        }
+    }
+
+    fn await_round(&mut self, begun: Result<ReadId, ReadError>, queries: Vec<Query>, now: Time) {
+        let error = match begun {
             Ok(id) => {
-                self.rounds.insert(id, Round { queries, expires: now + self.parts.timeout });
+                let expires = now + self.parts.timeout;
+                self.rounds.insert(id, Round { queries, began: now, expires });
                 return;
             }
             Err(ReadError::NotLeader { leader }) => self.not_leader(leader),
@@ -383,6 +472,9 @@ impl Driver {
         self.settle_changes(now);
         loop {
             let ready = self.parts.engine.ready(now);
+            for took in &ready.round_trips {
+                self.parts.meters.append_round_trip.observe(*took, 1);
+            }
             if ready.is_empty() {
                 break;
             }
@@ -448,9 +540,14 @@ impl Driver {
             self.fetch(fetch);
         }
         for read in ready.reads {
-            if let Some(Round { queries, expires }) = self.rounds.remove(&read.id) {
-                let expires = self.parts.origin + expires;
-                self.parts.jobs.push(Job::Read { index: read.index, reads: Reads { queries, expires } });
+            if let Some(Round { mut queries, began, expires }) = self.rounds.remove(&read.id) {
+                let expires = self.parts.clock.instant(expires);
+                let ReadReady { index, until, .. } = read;
+                self.fresh = self.fresh.filter(|fresh| fresh.at > began).or(Some(Fresh { index, at: began }));
+                for query in &mut queries {
+                    query.until = until;
+                }
+                self.parts.jobs.push(Job::Read { index, reads: Reads { queries, expires } });
             }
         }
         for id in ready.failed_reads {
@@ -480,9 +577,13 @@ impl Driver {
         // The engine holds entries back while the applier has too much: then it waits to hear of it.
         let nudge = self.handed_over_bytes >= self.parts.max_apply_bytes / 2;
         self.applied_due.get_or_insert(now + APPLIED_DELAY);
-        let expires = self.pending.expires().map(|expires| self.parts.origin + expires);
+        let expires = self.pending.expires().map(|expires| self.parts.clock.instant(expires));
         let waiters = self.pending.resolve(&entries);
-        self.parts.jobs.push(Job::Apply { entries, waiters, expires, nudge });
+        for waiting in &waiters {
+            let took = (now + self.parts.timeout).saturating_sub(waiting.expires);
+            self.parts.meters.propose_to_commit.observe(took, waiting.replies.len() as u64);
+        }
+        self.parts.jobs.push(Job::Apply { entries, waiters, expires, nudge, since: now });
     }
 
     fn restore(&mut self, meta: SnapshotMeta) {
@@ -525,6 +626,7 @@ impl Driver {
     }
 
     fn note(&mut self, event: Event) {
+        self.parts.meters.count(&event);
         let (node, group) = (self.parts.node, self.parts.group);
         match event {
             Event::Refused { from, reason } => {
@@ -616,7 +718,7 @@ fn not_leader(engine: &Engine, leader: Option<NodeId>) -> RaftError {
 
 fn answer(queries: Vec<Query>, error: &RaftError) {
     for query in queries {
-        let _gone = query.reply.send(Err(error.clone()));
+        query.fail(error);
     }
 }
 

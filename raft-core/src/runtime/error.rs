@@ -5,13 +5,14 @@ use std::sync::Arc;
 use crate::codec::CodecError;
 use crate::engine::EngineError;
 use crate::log_store::StorageError;
+use crate::session::SessionError;
 use crate::state_machine::MachineError;
 use crate::transport::TransportError;
 use crate::types::NodeId;
 
 /// Why a call was not answered. What matters to a caller is whether a command may have been applied all the same:
-/// after [`RaftError::Unknown`] and [`RaftError::Decode`] it may, after every other error it was not, and never will be;
-/// see [`RaftError::is_refused`].
+/// after [`RaftError::Unknown`], [`RaftError::Decode`] and some of [`RaftError::Session`] it may, after every other error it was
+/// not, and never will be; see [`RaftError::is_refused`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RaftError {
@@ -65,6 +66,9 @@ pub enum RaftError {
     /// The state machine could not answer the query.
     #[error("the query failed: {0}")]
     Query(String),
+    /// The session did not let the command be applied, or its answer is gone.
+    #[error(transparent)]
+    Session(SessionError),
     /// Leadership was not handed over as asked.
     #[error("leadership was not handed over: {0}")]
     Transfer(String),
@@ -85,7 +89,11 @@ pub enum RaftError {
 impl RaftError {
     /// Whether the command of the failed call has not been applied and never will be, so that repeating it is safe.
     pub const fn is_refused(&self) -> bool {
-        !matches!(self, Self::Unknown | Self::Decode(_))
+        match self {
+            Self::Unknown | Self::Decode(_) => false,
+            Self::Session(error) => error.is_refused(),
+            _ => true,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where the driver's inputs wait. One lock a call, one wake-up a batch.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -11,11 +11,13 @@ use tokio::sync::oneshot;
 use super::change::Wish;
 use super::error::RaftError;
 use super::handover::Handover;
+use super::reading::{Consistency, Reading};
 use super::snapshots::SnapshotReply;
-use crate::engine::{BootstrapError, FetchPurpose, SnapshotOutcome};
+use crate::engine::{BootstrapError, FetchPurpose, Finding, SnapshotOutcome};
 use crate::membership::NodeInfo;
 use crate::message::Envelope;
-use crate::types::{Entry, Index, NodeId, Peer, SnapshotMeta};
+use crate::session::{SessionAction, SessionEntry};
+use crate::types::{Entry, Index, NodeId, Peer, SnapshotMeta, Time};
 
 /// Where a call's answer goes.
 pub(crate) type ReplyTo = oneshot::Sender<Result<Bytes, RaftError>>;
@@ -31,8 +33,18 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A question to the state machine.
 pub(crate) struct Query {
     pub(crate) bytes: Bytes,
-    pub(crate) reply: ReplyTo,
+    pub(crate) consistency: Consistency,
+    /// An answer that is not there by then is not given: another way is tried.
+    pub(crate) until: Option<Time>,
+    pub(crate) reply: oneshot::Sender<Result<Reading<Bytes>, RaftError>>,
     pub(crate) permit: Permit,
+}
+
+impl Query {
+    /// A caller who is gone does not mind.
+    pub(crate) fn fail(self, error: &RaftError) {
+        let _gone = self.reply.send(Err(error.clone()));
+    }
 }
 
 /// Founding members, as a caller named them.
@@ -63,13 +75,18 @@ pub(crate) struct Inputs {
     pub(crate) commands: Vec<Bytes>,
     /// One for each of `commands`.
     pub(crate) replies: Vec<ReplyTo>,
-    /// The cost of `commands` and `reads`.
+    /// What is asked of the sessions.
+    pub(crate) actions: Vec<SessionAction>,
+    /// One for each of `actions`.
+    pub(crate) action_replies: Vec<ReplyTo>,
+    /// The cost of `commands`, `actions` and `reads`.
     pub(crate) call_bytes: usize,
     pub(crate) reads: Vec<Query>,
     pub(crate) bootstraps: Vec<Bootstrap>,
     pub(crate) handovers: Vec<Handover>,
     pub(crate) wishes: Vec<Wish>,
     pub(crate) snapshots: Vec<SnapshotReply>,
+    pub(crate) explains: Vec<oneshot::Sender<Vec<Finding>>>,
     pub(crate) messages: Vec<Envelope>,
     message_bytes: usize,
     pub(crate) completions: Vec<Completion>,
@@ -82,12 +99,14 @@ impl Inputs {
     fn is_empty(&self) -> bool {
         self.messages.is_empty()
             && self.commands.is_empty()
+            && self.actions.is_empty()
             && self.completions.is_empty()
             && self.reads.is_empty()
             && self.bootstraps.is_empty()
             && self.handovers.is_empty()
             && self.wishes.is_empty()
             && self.snapshots.is_empty()
+            && self.explains.is_empty()
             && !self.nudged
             && !self.shutdown
     }
@@ -125,6 +144,8 @@ pub(crate) struct Mailbox {
     max_message_bytes: usize,
     /// What the applier has applied. Read by the driver in every turn, so that most batches need no wake-up of their own.
     pub(crate) applied: AtomicU64,
+    /// The state was restored from a snapshot that holds sessions.
+    pub(crate) sessions_used: AtomicBool,
     /// Messages dropped for want of room.
     pub(crate) dropped: AtomicU64,
     /// Calls refused for want of room.
@@ -138,6 +159,7 @@ impl Mailbox {
             max_call_bytes,
             max_message_bytes,
             applied: AtomicU64::new(applied),
+            sessions_used: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
             overloaded: AtomicU64::new(0),
         }
@@ -166,6 +188,13 @@ impl Mailbox {
         })
     }
 
+    pub(crate) fn act(&self, action: SessionAction, reply: ReplyTo) -> Result<(), RaftError> {
+        self.call(SessionEntry::OVERHEAD_BYTES + action.command_bytes(), |inputs| {
+            inputs.actions.push(action);
+            inputs.action_replies.push(reply);
+        })
+    }
+
     pub(crate) fn read(&self, query: Query) -> Result<(), RaftError> {
         self.call(query.bytes.len(), |inputs| inputs.reads.push(query))
     }
@@ -184,6 +213,22 @@ impl Mailbox {
 
     pub(crate) fn snapshot(&self, reply: SnapshotReply) -> Result<(), RaftError> {
         self.call(0, |inputs| inputs.snapshots.push(reply))
+    }
+
+    pub(crate) fn explain(&self, reply: oneshot::Sender<Vec<Finding>>) -> Result<(), RaftError> {
+        self.call(0, |inputs| inputs.explains.push(reply))
+    }
+
+    /// A read whose confirmation was over before its answer was there is confirmed by a majority.
+    pub(crate) fn read_again(&self, query: Query) {
+        let query = Query { consistency: Consistency::Linearizable, until: None, ..query };
+        let mut state = lock(&self.state);
+        if let Some(closed) = state.closed.clone() {
+            drop(state);
+            return query.fail(&closed.into());
+        }
+        state.inputs.reads.push(query);
+        wake(state);
     }
 
     /// Takes received messages; what there is no room for is dropped and counted.
@@ -272,19 +317,23 @@ impl Mailbox {
 impl Inputs {
     /// Tells the callers that their calls were not taken.
     pub(crate) fn refuse(&mut self, error: &RaftError) {
-        let reads = self.reads.drain(..).map(|query| query.reply);
-        for reply in self.replies.drain(..).chain(reads) {
+        for query in self.reads.drain(..) {
+            query.fail(error);
+        }
+        for reply in self.replies.drain(..).chain(self.action_replies.drain(..)) {
             let _gone = reply.send(Err(error.clone()));
         }
         for reply in self.snapshots.drain(..) {
             let _gone = reply.send(Err(error.clone()));
         }
         self.commands.clear();
+        self.actions.clear();
         self.bootstraps.clear();
         self.handovers.clear();
         for wish in self.wishes.drain(..) {
             let _gone = wish.reply.send(Err(error.clone()));
         }
+        self.explains.clear();
     }
 }
 

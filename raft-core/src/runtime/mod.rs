@@ -12,22 +12,29 @@
 
 mod applier;
 mod change;
+mod clock;
 mod driver;
 mod error;
 mod guard;
 mod handover;
 mod log_writer;
 mod mailbox;
+mod metrics;
 mod node;
 mod options;
 mod outbox;
+mod passage;
 mod pending;
+mod reading;
 mod recover;
 mod snapshots;
 mod status;
 
+pub(crate) use self::mailbox::lock;
 pub use error::{RaftError, StartError};
+pub use metrics::{Distribution, Metrics};
 pub use options::{Member, NodeOptions};
+pub use reading::{Consistency, Reading};
 pub use snapshots::{SnapshotFile, SnapshotPlace, SnapshotStatus, TransferStatus};
 pub use status::{Counters, FatalKind, RaftStatus};
 

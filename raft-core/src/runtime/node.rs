@@ -1,7 +1,7 @@
 //! A group on this node, running: its tasks are started here and spoken to from here.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,21 +10,26 @@ use tokio::time::Instant;
 
 use super::applier::{Applier, Job, Reads};
 use super::change::{What, Wish};
+use super::clock::Clock;
 use super::driver::{Driver, Parts};
 use super::error::{RaftError, StartError};
 use super::handover::Handover;
 use super::log_writer::LogWriter;
 use super::mailbox::{Bootstrap, Gauge, Mailbox, Query, Queue, lock};
+use super::metrics::{Meters, Metrics};
 use super::options::NodeOptions;
 use super::outbox::{GroupInbox, Outbox, Roster};
+use super::reading::{Consistency, Reading};
 use super::recover::{Recovered, recover};
 use super::snapshots::{
     Folder, Latest, Ledger, Progress, Receiver, Receiving, SnapshotFile, Taker, Transfers, blocking,
 };
 use super::status::{RaftStatus, StatusBoard};
-use crate::engine::{BootstrapError, FoundingEnd, RoleName};
+use crate::codec::CodecError;
+use crate::engine::{BootstrapError, Finding, FoundingEnd, RoleName};
 use crate::log_store::LogStore;
 use crate::membership::NodeInfo;
+use crate::session::{SessionAction, SessionId, SessionLimits};
 use crate::state_machine::StateMachine;
 use crate::transport::{LocalNode, Transport};
 use crate::types::{Entry, Index, Lineage, NodeId, SnapshotMeta, Time};
@@ -40,6 +45,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(crate) struct Node {
     mailbox: Arc<Mailbox>,
     jobs: Arc<Queue<Job>>,
+    meters: Arc<Meters>,
     gauge: Arc<Gauge>,
     pub(crate) status: watch::Receiver<RaftStatus>,
     pub(crate) local: LocalNode,
@@ -51,6 +57,7 @@ pub(crate) struct Node {
     patience: Duration,
     folder: Folder,
     latest: Latest,
+    session_limits: SessionLimits,
 }
 
 impl Drop for Node {
@@ -66,7 +73,8 @@ impl Node {
         transport: Arc<dyn Transport>,
         machine: Box<dyn StateMachine>,
     ) -> Result<Self, StartError> {
-        let origin = Instant::now();
+        let clock = Arc::new(Clock::new());
+        let meters = Arc::new(Meters::default());
         let timeout = options.proposal_timeout.min(MAX_TIMEOUT);
         let machine = Arc::new(tokio::sync::Mutex::new(machine));
         let folder = Folder::new(
@@ -78,7 +86,7 @@ impl Node {
         if folder.is_none() {
             tracing::info!(node = %options.node, "no place for snapshots is set: the log is never compacted");
         }
-        let Recovered { engine, local, applied, snapshot } =
+        let Recovered { engine, local, applied, sessions, keeps_notes, snapshot } =
             recover(&options, &*store, &machine, &folder, Time::ZERO).await?;
         let config = &options.config;
         let mailbox = Mailbox::new(options.max_queued_bytes, options.max_inbox_bytes, applied.index);
@@ -104,7 +112,11 @@ impl Node {
             machine,
             jobs: Arc::clone(&jobs),
             mailbox: Arc::clone(&mailbox),
+            clock: Arc::clone(&clock),
+            meters: Arc::clone(&meters),
             applied: applied.index,
+            sessions: Arc::new(Mutex::new(sessions)),
+            keeps_notes,
             reads: BTreeMap::new(),
             folder: folder.clone(),
             taker: Taker::new(folder.clone(), progress.clone(), Arc::clone(&mailbox)),
@@ -136,7 +148,8 @@ impl Node {
             receiver,
             ledger: Ledger::new(folder.clone(), Arc::clone(&latest)),
             status: board,
-            origin,
+            clock,
+            meters: Arc::clone(&meters),
             timeout,
             max_batch_bytes: config.max_uncommitted_bytes / BATCH_SHARE,
             max_open: options.max_open_proposals,
@@ -146,6 +159,7 @@ impl Node {
         Ok(Self {
             mailbox,
             jobs,
+            meters,
             gauge: Arc::new(Gauge::new(config.max_pending_reads, options.max_queued_bytes)),
             status,
             local,
@@ -156,6 +170,7 @@ impl Node {
             patience: options.config.election_timeout * 4,
             folder,
             latest,
+            session_limits: options.sessions,
         })
     }
 
@@ -168,25 +183,52 @@ impl Node {
         answer.await.unwrap_or(Err(RaftError::Unknown))
     }
 
-    pub(crate) async fn read(&self, query: Bytes) -> Result<Bytes, RaftError> {
-        let (query, answer) = self.query(query)?;
-        self.mailbox.read(query)?;
-        answer.await.unwrap_or_else(|_| Err(self.ended()))
+    pub(crate) async fn open_session(&self) -> Result<SessionId, RaftError> {
+        let action = SessionAction::Open { mark: fastrand::u64(..), limits: self.session_limits };
+        let id = self.act(action).await?;
+        let id = id.as_ref().try_into().map_err(|_| RaftError::Decode(CodecError::Truncated))?;
+        Ok(SessionId::from_bytes(id))
     }
 
-    pub(crate) async fn query_local(&self, query: Bytes) -> Result<Bytes, RaftError> {
-        let (query, answer) = self.query(query)?;
-        let reads = Reads { queries: vec![query], expires: Instant::now() + self.timeout };
-        if !self.jobs.push(Job::Read { index: 0, reads }) {
-            return Err(self.ended());
+    /// Asks something of the sessions; the reply's bytes.
+    pub(crate) async fn act(&self, action: SessionAction) -> Result<Bytes, RaftError> {
+        let bytes = action.command_bytes();
+        if bytes > self.max_entry_bytes {
+            return Err(RaftError::TooLarge { bytes, limit: self.max_entry_bytes });
+        }
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.act(action, reply)?;
+        answer.await.unwrap_or(Err(RaftError::Unknown))
+    }
+
+    pub(crate) async fn read(
+        &self,
+        bytes: Bytes,
+        consistency: Consistency,
+    ) -> Result<Reading<Bytes>, RaftError> {
+        let permit = self.gauge.admit(Entry::OVERHEAD_BYTES + bytes.len())?;
+        let (reply, answer) = oneshot::channel();
+        let query = Query { bytes, consistency, until: None, reply, permit };
+        if consistency == (Consistency::Stale { max_age: None }) {
+            // Nothing for the driver to do.
+            let reads = Reads { queries: vec![query], expires: Instant::now() + self.timeout };
+            if !self.jobs.push(Job::Read { index: 0, reads }) {
+                return Err(self.ended());
+            }
+        } else {
+            self.mailbox.read(query)?;
         }
         answer.await.unwrap_or_else(|_| Err(self.ended()))
     }
 
-    fn query(&self, bytes: Bytes) -> Result<(Query, oneshot::Receiver<Result<Bytes, RaftError>>), RaftError> {
-        let permit = self.gauge.admit(Entry::OVERHEAD_BYTES + bytes.len())?;
+    pub(crate) fn metrics(&self) -> Metrics {
+        self.meters.read()
+    }
+
+    pub(crate) async fn explain(&self) -> Result<Vec<Finding>, RaftError> {
         let (reply, answer) = oneshot::channel();
-        Ok((Query { bytes, reply, permit }, answer))
+        self.mailbox.explain(reply)?;
+        answer.await.map_err(|_| self.ended())
     }
 
     pub(crate) async fn snapshot(&self) -> Result<SnapshotMeta, RaftError> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::snapshots::SnapshotPlace;
 use crate::config::Config;
 use crate::membership::NodeInfo;
+use crate::session::SessionLimits;
 use crate::types::{ClusterId, GroupId, Incarnation, NodeId};
 
 /// What a node is started with.
@@ -31,6 +32,8 @@ pub struct NodeOptions {
     /// The most bytes of received messages that wait for the driver; beyond, messages are dropped and counted, which
     /// the protocol repairs. Default: 64 MiB.
     pub max_inbox_bytes: usize,
+    /// What a client's session may cost: those that are opened while this node leads.
+    pub sessions: SessionLimits,
     /// Where snapshots are kept. Default: [`SnapshotPlace::none`], with which the log grows without end and
     /// a node that needs a snapshot cannot catch up.
     pub snapshots: SnapshotPlace,
@@ -54,6 +57,7 @@ impl NodeOptions {
             max_queued_bytes: 64 << 20,
             max_open_proposals: 1 << 18,
             max_inbox_bytes: 64 << 20,
+            sessions: SessionLimits::default(),
             snapshots: SnapshotPlace::none(),
             max_snapshot_bytes: 64 << 30,
             snapshot_bytes_per_second: None,

@@ -37,13 +37,14 @@ impl Run {
             self.replies.by_ref().take(count).collect::<Vec<_>>().into_iter()
         };
         self.first.index += replies.len() as Index;
-        Waiters { first, replies }
+        Waiters { first, expires: self.expires, replies }
     }
 }
 
 /// Callers whose entries are committed: they get the replies of the entries from `first` on.
 pub(super) struct Waiters {
     pub(super) first: Index,
+    pub(super) expires: Time,
     pub(super) replies: vec::IntoIter<ReplyTo>,
 }
 
@@ -109,7 +110,7 @@ impl Pending {
                 let lost = run.split_to(from + 1);
                 self.count -= lost.replies.len();
                 answer_all(lost.replies, &RaftError::NotCommitted);
-                Waiters { first: from, replies: Vec::new().into_iter() }
+                Waiters { first: from, expires: run.expires, replies: Vec::new().into_iter() }
             };
             if run.replies.len() == 0 {
                 self.runs.pop_front();

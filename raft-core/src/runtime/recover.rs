@@ -4,12 +4,13 @@ use std::io;
 
 use fastrand::Rng;
 
-use super::applier::Bookkeeping;
 use super::error::StartError;
 use super::options::NodeOptions;
 use super::snapshots::{Folder, Lent, SnapshotFile, blocking, restore};
-use crate::engine::{Engine, EngineOptions};
+use crate::codec::CodecError;
+use crate::engine::{Engine, EngineOptions, SESSIONS_LEVEL};
 use crate::log_store::{LogState, LogStore};
+use crate::session_table::SessionTable;
 use crate::transport::LocalNode;
 use crate::types::{EntryId, Incarnation, Index, Peer, SnapshotMeta, Term, Time};
 
@@ -19,6 +20,10 @@ pub(super) struct Recovered {
     pub(super) local: LocalNode,
     /// The last entry that the state machine holds.
     pub(super) applied: EntryId,
+    /// The clients' sessions at that entry.
+    pub(super) sessions: SessionTable,
+    /// The machine is durable by itself, and keeps the library's notes.
+    pub(super) keeps_notes: bool,
     /// The newest snapshot that is there.
     pub(super) snapshot: Option<SnapshotMeta>,
 }
@@ -40,19 +45,24 @@ pub(super) async fn recover(
 
     let mut state = store.load(options.group).await?;
     check_last(options, store, &state).await?;
-    let held = match machine.lock().await.bookkeeping().await? {
-        Some(note) => Bookkeeping::decode(&note).map_err(StartError::Inconsistent)?.applied,
-        None => EntryId::ZERO,
+    let notes = machine.lock().await.bookkeeping().await?;
+    let keeps_notes = notes.is_some();
+    let held = match notes.filter(|notes| !notes.is_empty()) {
+        Some(notes) => SessionTable::from_notes(notes).map_err(|e| notes_error(&e))?,
+        None => (SessionTable::default(), EntryId::ZERO),
     };
-    let applied = recover_machine(&mut state, machine, held, folder).await?;
+    let (mut sessions, applied) = recover_machine(&mut state, machine, held, folder).await?;
     check_applied(applied, &state)?;
+    if keeps_notes {
+        sessions.watch();
+    }
 
     let mut config = options.config.clone();
     if folder.is_none() {
         (config.snapshot_entries, config.snapshot_bytes) = (u64::MAX, usize::MAX);
     }
     let snapshot = state.snapshot.clone();
-    let engine = Engine::new(EngineOptions {
+    let mut engine = Engine::new(EngineOptions {
         config,
         group: options.group,
         local: peer,
@@ -61,7 +71,20 @@ pub(super) async fn recover(
         applied: applied.index,
         now,
     })?;
-    Ok(Recovered { engine, local, applied, snapshot })
+    if sessions.is_used() {
+        engine.note_level(SESSIONS_LEVEL);
+    }
+    Ok(Recovered { engine, local, applied, sessions, keeps_notes, snapshot })
+}
+
+fn notes_error(error: &CodecError) -> StartError {
+    StartError::Inconsistent(match error {
+        CodecError::Unsupported | CodecError::UnknownKind(_) => {
+            "the library's notes in the state machine are of a later version: use the newer program"
+                .to_owned()
+        }
+        _ => format!("the library's notes in the state machine are damaged ({error})"),
+    })
 }
 
 /// Brings the machine to where the log can go on, and makes `state` name the newest snapshot that is there and sound. A machine
@@ -69,9 +92,9 @@ pub(super) async fn recover(
 async fn recover_machine(
     state: &mut LogState,
     machine: &Lent,
-    held: EntryId,
+    (sessions, held): (SessionTable, EntryId),
     folder: &Folder,
-) -> Result<EntryId, StartError> {
+) -> Result<(SessionTable, EntryId), StartError> {
     let place = folder.place_name();
     let failed = |error: io::Error| StartError::Snapshot(format!("{place}: {error}"));
     let base = state.outline.base;
@@ -91,17 +114,17 @@ async fn recover_machine(
     match found {
         Some(Found::Whole(snapshot)) if !goes_on => {
             let last = snapshot.meta().last;
-            let note = Bookkeeping::encode(last).map_err(StartError::Inconsistent)?;
-            let restored = restore(machine, snapshot, note).await;
-            restored.map_err(|e| StartError::Snapshot(format!("{place}: restoring from {last}: {e}")))?;
-            Ok(last)
+            let restored = restore(machine, snapshot).await;
+            let restored =
+                restored.map_err(|e| StartError::Snapshot(format!("{place}: restoring from {last}: {e}")))?;
+            Ok((restored, last))
         }
         None if base.index > 0 => Err(StartError::Snapshot(format!(
             "{place}: {}. The log begins after entry {base} and is of no use without a snapshot of at least that: put the \
              file back, or remove the node from the cluster and add it again with an empty folder",
             troubles.join("; ")
         ))),
-        _ => Ok(held),
+        _ => Ok((sessions, held)),
     }
 }
 

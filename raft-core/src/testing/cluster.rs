@@ -30,13 +30,14 @@ impl Cluster {
     /// `size` nodes that are founded already, with empty logs; none runs yet.
     pub fn founded(size: usize, config: &Config) -> Self {
         let voters = Membership::of_voters(members(size, incarnation));
-        let outline = founded_outline(Membership { lineage: LINEAGE, ..voters });
+        let outline = founded_outline(Membership { lineage: LINEAGE, lease: config.lease(), ..voters });
         Self::on(size, config, |_| Image::of(HardState::default(), outline.clone(), Vec::new()))
     }
 
     /// The same, where one node has no vote.
     pub fn with_learner(size: usize, config: &Config, learner: NodeId) -> Self {
         let mut membership = Membership::of_voters(members(size, incarnation));
+        membership.lease = config.lease();
         membership.voters.remove(&learner);
         membership.learners.insert(learner);
         let outline = founded_outline(membership);

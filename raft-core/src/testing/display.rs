@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::engine::Event;
 use crate::log_store::Write;
 use crate::message::{AppendOutcome, Envelope, Message};
+use crate::session::{SessionAction, SessionEntry};
 use crate::types::{Entry, EntryId, HardState, Payload};
 
 /// A message: `1->2 append t3 prev 1.4 [2.5 3.6] commit 4 round 7`.
@@ -48,6 +49,11 @@ pub fn message(message: &Message) -> String {
             AppendOutcome::Stale => format!("stale t{} round {}", m.term, m.round),
         },
         Message::TimeoutNow(m) => format!("timeout-now t{} round {}", m.term, m.round),
+        Message::ReadRequest(m) => {
+            let lease = if m.lease { " by lease" } else { "" };
+            format!("read request t{} {}{lease}", m.term, m.ticket.number)
+        }
+        Message::ReadResponse(m) => format!("read response t{} {} at {}", m.term, m.ticket.number, m.index),
         Message::IdentityRequest => "who are you".to_owned(),
         Message::IdentityResponse { founded: true, .. } => "identity, founded".to_owned(),
         Message::IdentityResponse { last: EntryId::ZERO, .. } => "identity, blank".to_owned(),
@@ -89,7 +95,27 @@ pub fn payload(payload: &Payload) -> String {
             _ => format!("{} bytes", command.len()),
         },
         Payload::Membership(membership) => membership.to_string(),
+        Payload::Session(entry) => session(entry),
     }
+}
+
+/// What is asked of the sessions, and the log time that passes: `session 4 #1 seen 1 'a' +20ms`.
+fn session(entry: &SessionEntry) -> String {
+    let text = match &entry.action {
+        SessionAction::Open { .. } => "open a session".to_owned(),
+        SessionAction::Command { serial, command } => format!(
+            "session {} #{} seen {} {}",
+            serial.session.index,
+            serial.number,
+            serial.seen_below,
+            payload(&Payload::Command(command.clone()))
+        ),
+        SessionAction::Keep { session, seen_below } => {
+            format!("keep session {} seen {seen_below}", session.index)
+        }
+        SessionAction::Close { session } => format!("close session {}", session.index),
+    };
+    format!("{text} +{}ms", entry.elapsed_ms)
 }
 
 /// A hard state: `t3 vote 1 commit 4`.

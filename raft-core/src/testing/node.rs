@@ -29,6 +29,10 @@ impl Applied {
         if let Payload::Command(command) = &entry.payload {
             self.chain = mix(self.chain ^ mix(entry.index()) ^ u64::from(crc32c::crc32c(command)));
         }
+        if let Payload::Session(session) = &entry.payload {
+            let hash = crc32c::crc32c(format!("{session:?}").as_bytes());
+            self.chain = mix(self.chain ^ mix(entry.index()) ^ mix(u64::from(hash)));
+        }
         Ok(())
     }
 }

@@ -14,10 +14,12 @@ use checks::CHECKS;
 use proptest::prelude::*;
 use raft_core::codec::{cold, entry, versioned, wire};
 use raft_core::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, ReadRequest, ReadResponse, ReadTicket,
+    TimeoutNow, VoteRequest, VoteResponse,
 };
+use raft_core::session::{Serial, SessionAction, SessionEntry, SessionId, SessionLimits};
 use raft_core::types::{Entry, HardState, Lineage, Outline, Payload, Peer, SnapshotMeta};
-use raft_core::{EntryId, GroupId, Incarnation, Membership, NodeId, NodeInfo};
+use raft_core::{EntryId, GroupId, Incarnation, Lease, Membership, NodeId, NodeInfo};
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/seeds").join(name)
@@ -64,6 +66,11 @@ fn joint() -> Membership {
     }
 }
 
+fn leased() -> Membership {
+    let lease = Lease { election_timeout_micros: 500_000, clock_drift_ppm: 1_000 };
+    Membership { lease: Some(lease), ..marked(members(&[1, 2, 3])) }
+}
+
 fn entries() -> Vec<(&'static str, Entry)> {
     let of = |index, payload| Entry { id: EntryId::new(3, index), payload };
     vec![
@@ -80,6 +87,24 @@ fn later_entries() -> Vec<(&'static str, Entry)> {
     vec![("membership_2", of(12, Payload::Membership(Box::new(marked(joint())))))]
 }
 
+fn entries_of_level_2() -> Vec<(&'static str, Entry)> {
+    let session = SessionId { index: 6, mark: 0xfe };
+    let serial = Serial { session, number: 9, seen_below: 7 };
+    let of = |index, action| {
+        let payload = Payload::Session(Box::new(SessionEntry { elapsed_ms: 250, action }));
+        Entry { id: EntryId::new(3, index), payload }
+    };
+    vec![
+        ("session_open", of(13, SessionAction::Open { mark: 0xfe, limits: SessionLimits::default() })),
+        (
+            "session_command",
+            of(14, SessionAction::Command { serial, command: Bytes::from_static(b"put k v") }),
+        ),
+        ("session_keep", of(15, SessionAction::Keep { session, seen_below: 9 })),
+        ("session_close", of(16, SessionAction::Close { session })),
+    ]
+}
+
 fn messages() -> Vec<(&'static str, Message)> {
     let vote = VoteRequest { term: 4, last: EntryId::new(3, 9), pre_vote: false, transfer: false };
     let append = AppendRequest {
@@ -89,8 +114,9 @@ fn messages() -> Vec<(&'static str, Message)> {
         commit: 6,
         round: 12,
     };
-    let answer =
-        |outcome| Message::AppendResponse(AppendResponse { term: 3, round: 12, outcome, priority: 0 });
+    let answer = |outcome| {
+        Message::AppendResponse(AppendResponse { term: 3, round: 12, outcome, priority: 0, level: 1 })
+    };
     let accepted = AppendOutcome::Accepted { matched: 8, received: 10 };
     let conflict = AppendOutcome::Conflict { prev: 6, hint: EntryId::new(2, 4), last: 5 };
     vec![
@@ -121,11 +147,37 @@ fn made() -> BTreeMap<(&'static str, String), Vec<u8>> {
             let append = AppendRequest { term: 3, prev, entries, commit: 6, round: 12 };
             messages.push(("membership", Message::AppendRequest(append)));
             let outcome = AppendOutcome::Accepted { matched: 8, received: 10 };
-            let preferred = AppendResponse { term: 3, round: 12, outcome, priority: 7 };
+            let preferred = AppendResponse { term: 3, round: 12, outcome, priority: 7, level: 1 };
             messages.push(("preferred", Message::AppendResponse(preferred)));
             messages.push(("timeout_now", Message::TimeoutNow(TimeoutNow { term: 3, round: 12 })));
         }
-        let all: Vec<_> = messages.iter().map(|(_, message)| envelope(lineage, message.clone())).collect();
+        if version > 2 {
+            let entries = entries_of_level_2().into_iter().map(|(_, entry)| entry).collect();
+            let prev = EntryId::new(3, 12);
+            let append = AppendRequest { term: 3, prev, entries, commit: 6, round: 12 };
+            messages.push(("sessions", Message::AppendRequest(append)));
+            let outcome = AppendOutcome::Accepted { matched: 8, received: 10 };
+            let leveled = AppendResponse { term: 3, round: 12, outcome, priority: 7, level: 2 };
+            messages.push(("level", Message::AppendResponse(leveled)));
+        }
+        let mut all: Vec<_> =
+            messages.iter().map(|(_, message)| envelope(lineage, message.clone())).collect();
+        if version > 3 {
+            let ticket = ReadTicket { boot: 0x1234_5678_9abc_def0, number: 5 };
+            let request = ReadRequest { term: 3, ticket, lease: true };
+            let response = ReadResponse { term: 3, ticket, index: 9 };
+            let entry = Entry { id: EntryId::new(3, 12), payload: Payload::Membership(Box::new(leased())) };
+            let prev = EntryId::new(3, 11);
+            let append = AppendRequest { term: 3, prev, entries: vec![entry], commit: 6, round: 12 };
+            for (name, message) in [
+                ("read_request", Message::ReadRequest(request)),
+                ("read_response", Message::ReadResponse(response)),
+                ("leased", Message::AppendRequest(append)),
+            ] {
+                all.push(envelope(lineage, message.clone()));
+                messages.push((name, message));
+            }
+        }
         let mut put = |name: &str, envelopes: &[Envelope]| {
             let mut frame = Vec::new();
             wire::encode_frame(version, envelopes, &mut frame).unwrap();
@@ -138,7 +190,7 @@ fn made() -> BTreeMap<(&'static str, String), Vec<u8>> {
         put("all", &all);
     }
     let mut put = |target, name: &str, bytes: Vec<u8>| made.insert((target, name.to_owned()), bytes);
-    for (name, one) in entries().into_iter().chain(later_entries()) {
+    for (name, one) in entries().into_iter().chain(later_entries()).chain(entries_of_level_2()) {
         let mut bytes = Vec::new();
         entry::encode(&one, &mut bytes).unwrap();
         put("entry", name, bytes);
@@ -156,9 +208,12 @@ fn made() -> BTreeMap<(&'static str, String), Vec<u8>> {
     let mut later = outline;
     later.memberships.insert(9, marked(members(&[1])));
     put("outline", "compacted_2", versioned::encode(&later).unwrap());
+    later.memberships.insert(10, leased());
+    put("outline", "compacted_4", versioned::encode(&later).unwrap());
     put("membership", "voters", versioned::encode(&members(&[1, 2, 3])).unwrap());
     put("membership", "joint", versioned::encode(&joint()).unwrap());
     put("membership", "joint_2", versioned::encode(&marked(joint())).unwrap());
+    put("membership", "leased_4", versioned::encode(&leased()).unwrap());
     let meta = SnapshotMeta {
         last: EntryId::new(3, 400),
         membership: members(&[1, 2, 3]),
@@ -168,6 +223,8 @@ fn made() -> BTreeMap<(&'static str, String), Vec<u8>> {
     put("snapshot_meta", "three_voters", versioned::encode(&meta).unwrap());
     let meta = SnapshotMeta { membership: marked(meta.membership), ..meta };
     put("snapshot_meta", "three_voters_2", versioned::encode(&meta).unwrap());
+    let meta = SnapshotMeta { membership: leased(), ..meta };
+    put("snapshot_meta", "leased_4", versioned::encode(&meta).unwrap());
     made
 }
 

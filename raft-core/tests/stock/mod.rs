@@ -16,7 +16,7 @@ use raft_core::codec::transfer::{self, Frame};
 use raft_core::engine::RoleName;
 use raft_core::mem::{ChannelNetwork, MemLogStore};
 use raft_core::message::Envelope;
-use raft_core::state_machine::{Batch, MachineError, SnapshotView};
+use raft_core::state_machine::{Batch, MachineError, Note, SnapshotView};
 use raft_core::transport::{Inbox, LocalNode, SnapshotStream, TransportError};
 use raft_core::{
     ClusterId, EntryId, NodeId, NodeOptions, RaftError, RaftStatus, RawRaft, SnapshotPlace, StateMachine,
@@ -81,11 +81,11 @@ pub(crate) struct Stock {
     disk: Option<Arc<Mutex<Disk>>>,
 }
 
-/// The disk of a durable machine: its state and the library's note.
+/// The disk of a durable machine: its state and the library's notes.
 #[derive(Default)]
 pub(crate) struct Disk {
     keys: Arc<BTreeMap<String, Bytes>>,
-    pub(crate) bookkeeping: Option<Bytes>,
+    pub(crate) notes: BTreeMap<Bytes, Bytes>,
 }
 
 impl Stock {
@@ -132,8 +132,10 @@ impl SnapshotView for View {
 
 #[async_trait]
 impl StateMachine for Stock {
-    async fn bookkeeping(&mut self) -> Result<Option<Bytes>, MachineError> {
-        Ok(self.disk.as_ref().and_then(|disk| disk.lock().unwrap().bookkeeping.clone()))
+    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {
+        let notes = self.disk.as_ref().map(|disk| disk.lock().unwrap().notes.clone());
+        let note = |(key, value)| Note { key, value: Some(value) };
+        Ok(notes.map(|notes| notes.into_iter().map(note).collect()))
     }
 
     async fn apply(&mut self, batch: Batch) -> Result<Vec<Bytes>, MachineError> {
@@ -149,8 +151,14 @@ impl StateMachine for Stock {
             replies.push(Bytes::copy_from_slice(&(keys.len() as u64).to_le_bytes()));
         }
         if let Some(disk) = &self.disk {
-            *disk.lock().unwrap() =
-                Disk { keys: Arc::clone(&self.keys), bookkeeping: Some(batch.bookkeeping) };
+            let mut disk = disk.lock().unwrap();
+            disk.keys = Arc::clone(&self.keys);
+            for Note { key, value } in batch.bookkeeping.notes(&replies) {
+                match value {
+                    Some(value) => drop(disk.notes.insert(key, value)),
+                    None => drop(disk.notes.remove(&key)),
+                }
+            }
         }
         Ok(replies)
     }
@@ -188,6 +196,10 @@ impl StateMachine for Stock {
             rest = &after[key + value..];
         }
         self.keys = Arc::new(keys);
+        if let Some(disk) = &self.disk {
+            let keys = Arc::clone(&self.keys);
+            *disk.lock().unwrap() = Disk { keys, notes: BTreeMap::new() };
+        }
         Ok(())
     }
 }

@@ -1,8 +1,9 @@
-//! Carrying a request out where it belongs: here if this node leads, else on the leader, found and waited for.
+//! Carrying a request out where it belongs: a read here, on any node; all else here if this node leads, else on the leader, found
+//! and waited for.
 //!
 //! What may be tried again follows one rule. A write is tried again only if it was surely not carried out: this node or
 //! the leader said so, or the connection to the leader was never made. A connection that breaks after the request went
-//! out leaves a write unknown, and the caller is told. A read changes nothing and is always tried again.
+//! out leaves a write unknown, and the caller is told. A read changes nothing and is tried again.
 
 use std::time::Duration;
 
@@ -10,23 +11,24 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
-use raft_core::{NodeId, RaftError};
+use raft_core::session::{Serial, SessionError, SessionId};
+use raft_core::{Consistency, NodeId, RaftError};
 use tokio::time::Instant;
 
 use super::members::{ChangeBody, ChangedBody};
 use super::membership::{NotChanged, members_of};
-use super::server::{Api, respond};
-use super::{ErrorBody, ErrorCode, FORWARDED_HEADER, TIMEOUT_HEADER, TransferredBody};
-use crate::client::{Backoff, CONNECT_TIMEOUT, read_body};
+use super::server::{Api, Respond, respond, respond_read};
+use super::{ErrorBody, ErrorCode, FORWARDED_HEADER, SessionBody, TIMEOUT_HEADER, TransferredBody};
+use crate::client::{Backoff, CONNECT_TIMEOUT, read_body, with_serial};
 use crate::command::{Command, Query};
 
-/// A read is asked again after this, even if its connection still stands: the leader may hang.
+/// A read is asked again after this: the leader that it waits for may hang.
 const READ_ATTEMPT: Duration = Duration::from_secs(2);
 
 /// How long a node that belongs to no cluster waits to be told of one.
 const UNFOUNDED_WAIT: Duration = Duration::from_millis(1500);
 
-/// A request that needs the leader.
+/// A request that needs a leader, on this node or another.
 pub(super) struct Call {
     /// What it asks for.
     pub(super) work: Work,
@@ -42,7 +44,10 @@ pub(super) struct Call {
 }
 
 pub(super) enum Work {
-    Write(Command),
+    /// In a session, if it has one.
+    Write(Command, Option<Serial>),
+    OpenSession,
+    CloseSession(SessionId),
     /// Leadership is to go to this node, or to the best.
     Transfer(Option<NodeId>),
     /// The members are to be changed.
@@ -51,13 +56,13 @@ pub(super) enum Work {
     GiveUpChange,
     /// The members, as the leader sees them.
     Members,
-    Read(Query),
+    Read(Query, Consistency),
 }
 
 impl Work {
     /// Whether it may be done twice without harm.
     const fn is_read(&self) -> bool {
-        matches!(self, Self::Members | Self::Read(_))
+        matches!(self, Self::Members | Self::Read(..))
     }
 }
 
@@ -70,7 +75,7 @@ enum Attempt {
 }
 
 impl Api {
-    /// Carries a call out on the leader.
+    /// Carries a call out.
     pub(super) async fn carry_out(&self, call: Call) -> Response {
         let began = Instant::now();
         let mut backoff = Backoff::default();
@@ -81,7 +86,8 @@ impl Api {
                 let message = format!("this node has stopped: {reason}");
                 return respond(&ErrorBody::new(ErrorCode::Failed, message));
             }
-            let attempt = if view.leads {
+            let any_node = matches!(call.work, Work::Read(..)) && view.founded;
+            let attempt = if view.leads || any_node {
                 self.here(&call).await
             } else if let Some(leader) = view.leader
                 && !call.forwarded
@@ -117,19 +123,32 @@ impl Api {
         }
     }
 
-    /// On this node, which seems to lead.
+    /// On this node.
     async fn here(&self, call: &Call) -> Attempt {
         let raft = self.raft();
         match &call.work {
-            Work::Write(command) => match tokio::time::timeout_at(call.deadline, raft.propose(command)).await
-            {
-                Ok(Ok(reply)) => Attempt::Done(respond(&reply)),
-                Ok(Err(error)) => refusal(&error),
-                Err(_) => Attempt::Done(respond(&ErrorBody::new(
-                    ErrorCode::Unknown,
-                    "the write was not confirmed in time and may still happen",
-                ))),
-            },
+            Work::Write(command, serial) => {
+                let write = async {
+                    match serial {
+                        Some(serial) => raft.propose_in(*serial, command).await,
+                        None => raft.propose(command).await,
+                    }
+                };
+                in_time(call.deadline, write, "the write was not confirmed in time and may still happen")
+                    .await
+            }
+            Work::OpenSession => {
+                let open = async {
+                    raft.open_session().await.map(|session| SessionBody { session: session.to_string() })
+                };
+                in_time(call.deadline, open, "the session was not opened in time").await
+            }
+            Work::CloseSession(session) => {
+                let close = async {
+                    raft.close_session(*session).await.map(|()| SessionBody { session: session.to_string() })
+                };
+                in_time(call.deadline, close, "the session was not closed in time and may still be").await
+            }
             Work::Transfer(to) => {
                 match tokio::time::timeout_at(call.deadline, raft.transfer_leadership(*to)).await {
                     Ok(Ok(leader)) => Attempt::Done(respond(&TransferredBody { leader: leader.0 })),
@@ -147,10 +166,10 @@ impl Api {
                 changed(tokio::time::timeout_at(call.deadline, self.give_up_change()).await)
             }
             Work::Members => Attempt::Done(respond(&members_of(&raft.status().borrow()))),
-            Work::Read(query) => {
+            Work::Read(query, consistency) => {
                 let deadline = call.deadline.min(Instant::now() + READ_ATTEMPT);
-                match tokio::time::timeout_at(deadline, raft.read(query)).await {
-                    Ok(Ok(answer)) => Attempt::Done(respond(&answer)),
+                match tokio::time::timeout_at(deadline, raft.read_with(query, *consistency)).await {
+                    Ok(Ok(reading)) => Attempt::Done(respond_read(&reading)),
                     // A read changes nothing: where its outcome is unknown, it is asked again.
                     Ok(Err(RaftError::Unknown)) | Err(_) => Attempt::NotDone(ErrorBody::new(
                         ErrorCode::Unavailable,
@@ -178,13 +197,17 @@ impl Api {
             .header(TIMEOUT_HEADER, leader_timeout.max(1))
             .timeout(left)
             .body(call.body.clone());
+        let request = match &call.work {
+            Work::Write(_, Some(serial)) => with_serial(request, *serial),
+            _ => request,
+        };
         let lost = |error: reqwest::Error| {
-            if write && !error.is_connect() {
-                let message = format!("the leader at {leader} broke off; it may have happened");
-                Attempt::Done(respond(&ErrorBody::new(ErrorCode::Unknown, message)))
-            } else {
+            if error.is_connect() || !write {
                 let message = format!("the leader at {leader} cannot be reached; try again");
                 Attempt::NotDone(ErrorBody::new(ErrorCode::Unavailable, message))
+            } else {
+                let message = format!("the leader at {leader} broke off; it may have happened");
+                Attempt::Done(respond(&ErrorBody::new(ErrorCode::Unknown, message)))
             }
         };
         let mut response = match request.send().await {
@@ -204,6 +227,19 @@ impl Api {
             return Attempt::NotDone(error);
         }
         Attempt::Done(relayed(status, &mut headers, body))
+    }
+}
+
+/// An answer that comes by the deadline; after it the outcome is unknown.
+async fn in_time<T: Respond>(
+    deadline: Instant,
+    work: impl Future<Output = Result<T, RaftError>>,
+    unknown: &str,
+) -> Attempt {
+    match tokio::time::timeout_at(deadline, work).await {
+        Ok(Ok(reply)) => Attempt::Done(respond(&reply)),
+        Ok(Err(error)) => refusal(&error),
+        Err(_) => Attempt::Done(respond(&ErrorBody::new(ErrorCode::Unknown, unknown))),
     }
 }
 
@@ -236,6 +272,9 @@ fn refusal(error: &RaftError) -> Attempt {
         RaftError::Overloaded => ErrorCode::Overloaded,
         RaftError::TooLarge { .. } => ErrorCode::TooLarge,
         RaftError::Transfer(_) | RaftError::Membership(_) => ErrorCode::Conflict,
+        RaftError::Session(SessionError::Expired) => ErrorCode::SessionExpired,
+        RaftError::Session(SessionError::NotYet) => ErrorCode::NoSessions,
+        RaftError::Session(SessionError::Full | SessionError::TooMany) => ErrorCode::Overloaded,
         RaftError::Fatal { .. } | RaftError::Query(_) => ErrorCode::Failed,
         _ if error.is_refused() => ErrorCode::Unavailable,
         _ => ErrorCode::Unknown,

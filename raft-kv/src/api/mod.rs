@@ -1,13 +1,18 @@
 //! The HTTP interface: what goes over it, and the server. `docs/kv.md` describes it for users.
 
 mod backup;
+mod consistency;
+mod health;
 mod leader;
 mod log;
 mod members;
 mod membership;
+mod metrics;
 mod server;
 mod urls;
 
+pub(crate) use consistency::{Level, ReadOptions};
+pub use health::HealthBody;
 pub(crate) use members::grouped;
 pub use members::{
     ChangeBody, ChangeStateBody, ChangedBody, MemberChange, MemberStateBody, MembersBody, WaitBody,
@@ -27,6 +32,13 @@ use crate::command::{Page, Pair, Revision, Revisions};
 pub const TIMEOUT_HEADER: &str = "raft-kv-timeout-ms";
 /// Request header: a node passed the request on. The receiver answers by itself or not at all, so nothing goes round.
 pub const FORWARDED_HEADER: &str = "raft-kv-forwarded";
+/// Request header of a change: the session that it belongs to, as [`SessionBody`] named it. With it, a change that is repeated with
+/// the same [`NUMBER_HEADER`] happens once.
+pub const SESSION_HEADER: &str = "raft-kv-session";
+/// Request header of a change in a session: its number.
+pub const NUMBER_HEADER: &str = "raft-kv-number";
+/// Request header of a change in a session: all changes with lower numbers are answered, or given up. Default: 0.
+pub const SEEN_BELOW_HEADER: &str = "raft-kv-seen-below";
 /// Response header: where clients reach the leader, as far as the node knows.
 pub const LEADER_HEADER: &str = "raft-kv-leader";
 /// Response header of a value: [`Revisions::create_revision`].
@@ -35,6 +47,9 @@ pub const CREATE_REVISION_HEADER: &str = "raft-kv-create-revision";
 pub const MODIFY_REVISION_HEADER: &str = "raft-kv-modify-revision";
 /// Response header of a value: [`Revisions::version`].
 pub const VERSION_HEADER: &str = "raft-kv-version";
+
+/// Response header of a read: the last index of the log that the answering node had applied.
+pub const APPLIED_HEADER: &str = "raft-kv-applied";
 
 /// How long a request waits where the caller does not say.
 pub const DEFAULT_TIMEOUT_MS: u64 = 5_000;
@@ -63,6 +78,11 @@ pub enum ErrorCode {
     NotInitialized,
     /// No leader could be reached in time. The request was surely not carried out and may be repeated.
     Unavailable,
+    /// There is no such session any more: it was not used for too long, or was closed. By this request nothing was changed; whether by
+    /// an earlier one with the same number, nobody can tell.
+    SessionExpired,
+    /// Not every node is known to know sessions. The request was surely not carried out; without a session it may be.
+    NoSessions,
     /// The leader has too much to do. The request was surely not carried out and may be repeated, later.
     Overloaded,
     /// The outcome is unknown: the change may have happened, or may still happen.
@@ -78,9 +98,12 @@ impl ErrorCode {
             Self::Invalid => 400,
             Self::NotFound => 404,
             Self::Conflict => 409,
+            Self::SessionExpired => 410,
             Self::Mismatch => 412,
             Self::TooLarge => 413,
-            Self::NotInitialized | Self::Unavailable | Self::Overloaded | Self::Failed => 503,
+            Self::NotInitialized | Self::Unavailable | Self::NoSessions | Self::Overloaded | Self::Failed => {
+                503
+            }
             Self::Unknown => 504,
         }
     }
@@ -95,6 +118,8 @@ impl ErrorCode {
             Self::TooLarge => "too_large",
             Self::NotInitialized => "not_initialized",
             Self::Unavailable => "unavailable",
+            Self::SessionExpired => "session_expired",
+            Self::NoSessions => "no_sessions",
             Self::Overloaded => "overloaded",
             Self::Unknown => "unknown",
             Self::Failed => "failed",
@@ -126,6 +151,13 @@ impl ErrorBody {
 pub struct DeletedBody {
     /// The store's revision after it.
     pub revision: Revision,
+}
+
+/// The answer to `POST /sessions`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionBody {
+    /// The session's name.
+    pub session: String,
 }
 
 /// A key with its value and revisions in JSON.
@@ -335,6 +367,9 @@ pub struct StatusBody {
     /// The history of the cluster that the node belongs to; all zero before it belongs to one.
     #[serde(default)]
     pub lineage: String,
+    /// What holds the node or its cluster up, as far as it knows, in sentences.
+    #[serde(default)]
+    pub findings: Vec<String>,
     /// Its snapshots.
     #[serde(default)]
     pub snapshots: SnapshotsBody,

@@ -1,5 +1,6 @@
 //! The HTTP server of a node: any node takes any request.
 
+use std::str::FromStr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -14,20 +15,25 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use raft_core::message::Dismissal;
 use raft_core::runtime::TransferStatus;
+use raft_core::session::{Serial, SessionId};
 use raft_core::types::NodeId;
-use raft_core::{LogStore, Membership, Raft, RaftError, RaftStatus};
+use raft_core::{Consistency, LogStore, Membership, Raft, RaftError, RaftStatus, Reading};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::consistency::{Level, ReadOptions};
+use super::health::HealthBody;
 use super::leader::{Call, Work};
 use super::log::{self, CommittedLog};
 use super::members::{ChangeBody, ChangedBody, MembersBody};
 use super::membership::members_of;
+use super::metrics::Look;
 use super::{
-    CREATE_REVISION_HEADER, DEFAULT_SCAN_LIMIT, DEFAULT_TIMEOUT_MS, DeletedBody, EntryIdBody, ErrorBody,
-    ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MemberBody,
-    PageBody, SnapshotProgressBody, SnapshotsBody, StatusBody, TIMEOUT_HEADER, TransferBody, TransferredBody,
+    APPLIED_HEADER, CREATE_REVISION_HEADER, DEFAULT_SCAN_LIMIT, DEFAULT_TIMEOUT_MS, DeletedBody, EntryIdBody,
+    ErrorBody, ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER,
+    MemberBody, NUMBER_HEADER, PageBody, SEEN_BELOW_HEADER, SESSION_HEADER, SessionBody,
+    SnapshotProgressBody, SnapshotsBody, StatusBody, TIMEOUT_HEADER, TransferBody, TransferredBody,
     VERSION_HEADER, host_and_port,
 };
 use crate::client::{CONNECT_TIMEOUT, http};
@@ -111,6 +117,12 @@ impl Api {
         }
     }
 
+    /// What holds the node or its cluster up; nothing where it has ended, which its status tells.
+    async fn findings(&self) -> Vec<String> {
+        let findings = self.raft.explain().await.unwrap_or_default();
+        findings.iter().map(ToString::to_string).collect()
+    }
+
     async fn summary(&self) -> Result<Summary, RaftError> {
         match self.raft.query_local(&Query::Summary).await? {
             Answer::Summary(summary) => Ok(summary),
@@ -126,16 +138,23 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/kv", get(scan))
         .route("/kv/{*key}", get(read).put(write).delete(delete))
         .route("/status", get(status))
+        .route("/metrics", get(metrics))
+        .route("/health", get(health))
+        .route("/livez", get(live))
+        .route("/readyz", get(ready))
         .route("/log/entries", get(log::entries))
         .route("/init", post(init))
         .route("/transfer", post(transfer))
         .route("/members", get(list_members).post(change_members))
         .route("/members/cancel", post(give_up_change))
         .route("/backup", get(super::backup::backup))
+        .route("/sessions", post(open_session))
+        .route("/sessions/{session}", axum::routing::delete(close_session))
         .fallback(|| async {
             refuse(
                 ErrorCode::NotFound,
-                "no such path: see /kv/{key}, /kv, /status, /members, /log/entries, /init, /transfer, /backup",
+                "no such path: see /kv/{key}, /kv, /status, /members, /metrics, /health, /livez, /readyz, /log/entries, /init, \
+                  /transfer, /backup, /sessions",
             )
         })
         .method_not_allowed_fallback(|| async {
@@ -169,9 +188,15 @@ struct KeyOptions {
     if_value: Option<String>,
     #[serde(default)]
     stale: bool,
+    consistency: Option<Level>,
+    max_age_ms: Option<u64>,
 }
 
 impl KeyOptions {
+    fn reading(&self) -> ReadOptions {
+        ReadOptions { level: self.consistency, stale: self.stale, max_age_ms: self.max_age_ms }
+    }
+
     fn expected(self) -> Result<Option<Expected>, ErrorBody> {
         match (self.if_revision, self.if_value) {
             (Some(_), Some(_)) => {
@@ -208,6 +233,8 @@ struct ScanOptions {
     limit: Option<usize>,
     #[serde(default)]
     stale: bool,
+    consistency: Option<Level>,
+    max_age_ms: Option<u64>,
 }
 
 /// The parts of a request that every handler on keys needs.
@@ -242,6 +269,29 @@ impl Asked {
     }
 }
 
+impl Asked {
+    /// The session that a change belongs to, and its number there.
+    fn serial(&self) -> Result<Option<Serial>, ErrorBody> {
+        fn parsed<T: FromStr>(headers: &HeaderMap, name: &str) -> Result<Option<T>, ErrorBody> {
+            let Some(value) = headers.get(name) else { return Ok(None) };
+            let value = value.to_str().ok().and_then(|value| value.parse().ok());
+            let wrong = || ErrorBody::new(ErrorCode::Invalid, format!("{name} is not as it should be"));
+            value.map(Some).ok_or_else(wrong)
+        }
+        let session = parsed(&self.headers, SESSION_HEADER)?;
+        let number = parsed(&self.headers, NUMBER_HEADER)?;
+        let seen_below = parsed(&self.headers, SEEN_BELOW_HEADER)?.unwrap_or(0);
+        match (session, number) {
+            (Some(session), Some(number)) => Ok(Some(Serial { session, number, seen_below })),
+            (None, None) => Ok(None),
+            _ => {
+                let rule = format!("{SESSION_HEADER} and {NUMBER_HEADER} go together");
+                Err(ErrorBody::new(ErrorCode::Invalid, rule))
+            }
+        }
+    }
+}
+
 type KeyPath = Result<Path<String>, PathRejection>;
 pub(super) type Options<T> = Result<UrlQuery<T>, QueryRejection>;
 
@@ -255,8 +305,11 @@ pub(super) fn options_of<T>(options: Options<T>) -> Result<T, ErrorBody> {
     options.map(|UrlQuery(options)| options).map_err(|e| ErrorBody::new(ErrorCode::Invalid, e.body_text()))
 }
 
-fn only_for_reads(stale: bool) -> Result<(), ErrorBody> {
-    if stale { Err(ErrorBody::new(ErrorCode::Invalid, "stale is for reads only")) } else { Ok(()) }
+fn only_for_reads(options: ReadOptions) -> Result<(), ErrorBody> {
+    if options.is_empty() {
+        return Ok(());
+    }
+    Err(ErrorBody::new(ErrorCode::Invalid, "stale, consistency and max_age_ms are for reads only"))
 }
 
 async fn read(
@@ -273,7 +326,7 @@ async fn read(
         if options.if_revision.is_some() || options.if_value.is_some() {
             return Err(ErrorBody::new(ErrorCode::Invalid, "if_revision and if_value are for changes only"));
         }
-        Ok((Query::Get { key }, options.stale))
+        Ok((Query::Get { key }, options.reading().consistency()?))
     });
     answer(&api, asked, parsed).await
 }
@@ -287,24 +340,31 @@ async fn scan(
 ) -> Response {
     let asked = Asked { method, uri, headers };
     let parsed = options_of(options).and_then(|options| {
-        let ScanOptions { from, to, prefix, limit, stale } = options;
+        let ScanOptions { from, to, prefix, limit, stale, consistency, max_age_ms } = options;
+        let reading = ReadOptions { level: consistency, stale, max_age_ms }.consistency()?;
         let limit = limit.unwrap_or(DEFAULT_SCAN_LIMIT);
         if !(1..=MAX_SCAN_LIMIT).contains(&limit) {
             let rule = format!("limit must be from 1 to {MAX_SCAN_LIMIT}");
             return Err(ErrorBody::new(ErrorCode::Invalid, rule));
         }
-        Ok((Query::Scan(Range { from, to, prefix, limit }), stale))
+        Ok((Query::Scan(Range { from, to, prefix, limit }), reading))
     });
     answer(&api, asked, parsed).await
 }
 
-async fn answer(api: &Api, asked: Asked, parsed: Result<(Query, bool), ErrorBody>) -> Response {
+async fn answer(api: &Api, asked: Asked, parsed: Result<(Query, Consistency), ErrorBody>) -> Response {
     match parsed {
-        Ok((query, true)) => match api.raft.query_local(&query).await {
-            Ok(answer) => respond(&answer),
-            Err(error) => refuse(ErrorCode::Failed, error.to_string()),
+        // Of the node's own state whatever it is: without a leader too.
+        Ok((query, own @ Consistency::Stale { max_age: None })) => {
+            match api.raft.read_with(&query, own).await {
+                Ok(reading) => respond_read(&reading),
+                Err(error) => refuse(ErrorCode::Failed, error.to_string()),
+            }
+        }
+        Ok((query, consistency)) => match asked.call(Work::Read(query, consistency), Bytes::new()) {
+            Ok(call) => api.carry_out(call).await,
+            Err(error) => respond(&error),
         },
-        Ok((query, false)) => carried_out(api, asked.call(Work::Read(query), Bytes::new())).await,
         Err(error) => respond(&error),
     }
 }
@@ -321,13 +381,14 @@ async fn write(
     let asked = Asked { method, uri, headers };
     let call = key_of(path).and_then(|key| {
         let options = options_of(options)?;
-        only_for_reads(options.stale)?;
+        only_for_reads(options.reading())?;
         let value = body.map_err(|e| body_error(&e))?;
         let command = match options.expected()? {
             Some(expected) => Command::CompareAndSwap { key, expected, value: value.clone() },
             None => Command::Put { key, value: value.clone() },
         };
-        asked.call(Work::Write(command), value)
+        let serial = asked.serial()?;
+        asked.call(Work::Write(command, serial), value)
     });
     carried_out(&api, call).await
 }
@@ -343,9 +404,10 @@ async fn delete(
     let asked = Asked { method, uri, headers };
     let call = key_of(path).and_then(|key| {
         let options = options_of(options)?;
-        only_for_reads(options.stale)?;
+        only_for_reads(options.reading())?;
         let expected = options.expected()?;
-        asked.call(Work::Write(Command::Delete { key, expected }), Bytes::new())
+        let serial = asked.serial()?;
+        asked.call(Work::Write(Command::Delete { key, expected }, serial), Bytes::new())
     });
     carried_out(&api, call).await
 }
@@ -393,11 +455,32 @@ async fn status(State(api): State<Arc<Api>>) -> Response {
         dismissed: status.dismissed.map(|dismissal| dismissal.as_str().to_owned()),
         changing: status.change.is_some(),
         lineage: status.lineage.to_string(),
+        findings: api.findings().await,
         snapshots: snapshots(&status),
         fatal: status.fatal.as_deref().map(str::to_owned),
         fatal_kind: status.fatal_kind.map(|kind| kind.as_str().to_owned()),
     };
     json(StatusCode::OK, &body)
+}
+
+async fn metrics(State(api): State<Arc<Api>>) -> Response {
+    let summary = api.summary().await.unwrap_or_default();
+    let status = api.raft.status().borrow().clone();
+    Look { status, metrics: api.raft.metrics(), summary }.response()
+}
+
+async fn live(State(api): State<Arc<Api>>) -> Response {
+    HealthBody::live(&api.raft.status().borrow()).response()
+}
+
+async fn ready(State(api): State<Arc<Api>>) -> Response {
+    HealthBody::ready(&api.raft.status().borrow()).response()
+}
+
+async fn health(State(api): State<Arc<Api>>) -> Response {
+    let mut body = HealthBody::ready(&api.raft.status().borrow());
+    body.reasons.extend(api.findings().await);
+    body.response()
 }
 
 pub(super) fn snapshots(status: &RaftStatus) -> SnapshotsBody {
@@ -544,6 +627,33 @@ async fn give_up_change(
     carried_out(&api, asked.call(Work::GiveUpChange, Bytes::new())).await
 }
 
+async fn open_session(State(api): State<Arc<Api>>, method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    match (Asked { method, uri, headers }).call(Work::OpenSession, Bytes::new()) {
+        Ok(call) => api.carry_out(call).await,
+        Err(error) => respond(&error),
+    }
+}
+
+async fn close_session(
+    State(api): State<Arc<Api>>,
+    path: KeyPath,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let asked = Asked { method, uri, headers };
+    let call =
+        path.map_err(|e| ErrorBody::new(ErrorCode::Invalid, e.body_text())).and_then(|Path(session)| {
+            let session = session.parse::<SessionId>();
+            let session = session.map_err(|e| ErrorBody::new(ErrorCode::Invalid, e.to_string()))?;
+            asked.call(Work::CloseSession(session), Bytes::new())
+        });
+    match call {
+        Ok(call) => api.carry_out(call).await,
+        Err(error) => respond(&error),
+    }
+}
+
 /// Something that can be sent back.
 pub(super) trait Respond {
     fn response(&self) -> Response;
@@ -553,11 +663,20 @@ pub(super) fn respond(body: &impl Respond) -> Response {
     body.response()
 }
 
+/// An answer, and which state it comes from.
+pub(super) fn respond_read(reading: &Reading<Answer>) -> Response {
+    let mut response = respond(&reading.answer);
+    response
+        .headers_mut()
+        .insert(HeaderName::from_static(APPLIED_HEADER), HeaderValue::from(reading.applied));
+    response
+}
+
 pub(super) fn refuse(code: ErrorCode, message: impl Into<String>) -> Response {
     respond(&ErrorBody::new(code, message))
 }
 
-fn json(status: StatusCode, body: &impl Serialize) -> Response {
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     match serde_json::to_vec(body) {
         Ok(bytes) => (status, [(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
@@ -568,6 +687,12 @@ impl Respond for ErrorBody {
     fn response(&self) -> Response {
         let status = StatusCode::from_u16(self.error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         json(status, self)
+    }
+}
+
+impl Respond for SessionBody {
+    fn response(&self) -> Response {
+        json(StatusCode::OK, self)
     }
 }
 

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use clap::{ArgGroup, Args};
 
 use super::{ClientArgs, Failure, Output, value_of};
+use crate::client::Client;
 use crate::command::Expected;
 
 #[derive(Debug, Args)]
@@ -33,7 +34,8 @@ pub(super) async fn run(args: CasArgs, output: Output) -> Result<(), Failure> {
         (None, Some(value)) => Expected::Value(Bytes::from(value)),
         (None, None) => Expected::Revision(0),
     };
-    let client = args.client.client()?;
-    let revisions = client.compare_and_swap(&args.key, &expected, value_of(args.value)?).await?;
+    let value = value_of(args.value)?;
+    let swap = async |client: &Client| client.compare_and_swap(&args.key, &expected, value).await;
+    let revisions = args.client.change(swap).await?;
     output.result(&format!("OK revision {}", revisions.modify_revision), &revisions)
 }

@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::{ClientArgs, Failure, Output};
 use crate::api::DeletedBody;
+use crate::client::Client;
 use crate::command::Expected;
 
 #[derive(Debug, Args)]
@@ -19,6 +20,7 @@ pub(super) struct DelArgs {
 
 pub(super) async fn run(args: DelArgs, output: Output) -> Result<(), Failure> {
     let expected = args.if_revision.map(Expected::Revision);
-    let revision = args.client.client()?.delete(&args.key, expected.as_ref()).await?;
+    let delete = async |client: &Client| client.delete(&args.key, expected.as_ref()).await;
+    let revision = args.client.change(delete).await?;
     output.result(&format!("OK revision {revision}"), &DeletedBody { revision })
 }

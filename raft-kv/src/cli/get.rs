@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::consistency::ConsistencyArgs;
 use super::{ClientArgs, Failure, Output};
 use crate::api::{ErrorCode, PairBody};
 
@@ -9,15 +10,14 @@ use crate::api::{ErrorCode, PairBody};
 pub(super) struct GetArgs {
     /// The key.
     key: String,
-    /// Read the state of whichever node is asked: faster, but it may lag behind confirmed writes.
-    #[arg(long)]
-    stale: bool,
+    #[command(flatten)]
+    reading: ConsistencyArgs,
     #[command(flatten)]
     client: ClientArgs,
 }
 
 pub(super) async fn run(args: GetArgs, output: Output) -> Result<(), Failure> {
-    let Some(pair) = args.client.client()?.get(&args.key, args.stale).await? else {
+    let Some(pair) = args.client.client()?.get_with(&args.key, args.reading.consistency()?).await? else {
         let message = format!("there is no key `{}`", args.key);
         return Err(Failure::Refused { code: ErrorCode::NotFound.as_str(), message });
     };

@@ -3,6 +3,7 @@
 mod backup;
 mod cas;
 mod certs;
+mod consistency;
 mod del;
 mod failure;
 mod get;
@@ -30,7 +31,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::api::host_and_port;
-use crate::client::Client;
+use crate::client::{Client, ClientError};
 use crate::demo;
 
 pub(crate) use certs::write_new;
@@ -87,6 +88,9 @@ enum Command {
     Log(log::LogArgs),
 }
 
+/// How long a command tries to close its session.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How a command reaches the cluster.
 #[derive(Debug, Args)]
 struct ClientArgs {
@@ -102,6 +106,18 @@ struct ClientArgs {
 impl ClientArgs {
     fn client(&self) -> Result<Client, Failure> {
         Ok(Client::new(&self.nodes)?.with_timeout(self.timeout))
+    }
+
+    /// Makes a change in a session of its own, so that it happens once though it is repeated.
+    async fn change<T>(
+        &self,
+        make: impl AsyncFnOnce(&Client) -> Result<T, ClientError>,
+    ) -> Result<T, Failure> {
+        let client = self.client()?.with_session();
+        let made = make(&client).await;
+        // What cannot be closed now expires later.
+        let _open = client.with_timeout(CLOSE_TIMEOUT).close_session().await;
+        Ok(made?)
     }
 }
 

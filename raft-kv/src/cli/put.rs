@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{ClientArgs, Failure, Output, value_of};
+use crate::client::Client;
 
 #[derive(Debug, Args)]
 pub(super) struct PutArgs {
@@ -16,7 +17,7 @@ pub(super) struct PutArgs {
 }
 
 pub(super) async fn run(args: PutArgs, output: Output) -> Result<(), Failure> {
-    let client = args.client.client()?;
-    let revisions = client.put(&args.key, value_of(args.value)?).await?;
+    let value = value_of(args.value)?;
+    let revisions = args.client.change(async |client: &Client| client.put(&args.key, value).await).await?;
     output.result(&format!("OK revision {}", revisions.modify_revision), &revisions)
 }

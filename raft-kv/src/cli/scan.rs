@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::consistency::ConsistencyArgs;
 use super::{ClientArgs, Failure, Output, to_json};
 use crate::api::DEFAULT_SCAN_LIMIT;
 use crate::command::{MAX_SCAN_LIMIT, Range};
@@ -21,9 +22,8 @@ pub(super) struct ScanArgs {
     #[arg(long, default_value_t = DEFAULT_SCAN_LIMIT as u64)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=MAX_SCAN_LIMIT as u64))]
     limit: u64,
-    /// Read the state of whichever node is asked: faster, but it may lag behind confirmed writes.
-    #[arg(long)]
-    stale: bool,
+    #[command(flatten)]
+    reading: ConsistencyArgs,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -31,7 +31,7 @@ pub(super) struct ScanArgs {
 pub(super) async fn run(args: ScanArgs, output: Output) -> Result<(), Failure> {
     let limit = args.limit as usize;
     let range = Range { from: args.from, to: args.to, prefix: args.prefix, limit };
-    let page = args.client.client()?.scan(&range, args.stale).await?;
+    let page = args.client.client()?.scan_with(&range, args.reading.consistency()?).await?;
     if output.json {
         return output.line(&to_json(&page)?);
     }

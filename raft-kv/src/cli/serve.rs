@@ -76,6 +76,10 @@ pub(super) struct ServeArgs {
     /// How much this node is wanted as leader, from 0 to 255: leadership goes to the node with the highest.
     #[arg(long, value_name = "NUMBER", default_value = "0")]
     priority: u8,
+    /// Where this node founds a cluster: the cluster has lease reads, for clocks that run at most so much faster or slower than true,
+    /// in parts of a million, such as 1000. It stays with the cluster.
+    #[arg(long, value_name = "PPM")]
+    lease_clock_drift: Option<u32>,
     /// The most of snapshots to send to other nodes, in MiB a second; if not given, as fast as it goes.
     #[arg(long, value_name = "MIB")]
     snapshot_rate: Option<NonZero<u64>>,
@@ -201,6 +205,7 @@ async fn start(args: &ServeArgs) -> Result<(Raft<Store>, Weak<dyn LogStore>, Tcp
     quic.advertise.clone_from(&args.advertise);
     let mut options = NodeOptions::new(credentials.cluster(), credentials.node());
     options.config.priority = args.priority;
+    options.config.lease_clock_drift_ppm = args.lease_clock_drift;
     options.snapshots = SnapshotPlace::folder(args.data.join(SNAPSHOT_FOLDER));
     options.snapshot_bytes_per_second = args.snapshot_rate.map(|megabytes| megabytes.get() << 20);
     if let Some(entries) = args.snapshot_entries {

@@ -74,6 +74,9 @@ fn table(nodes: &[NodeBody]) -> String {
             let kind = status.fatal_kind.as_deref().unwrap_or("failed");
             let _ = writeln!(notes, "node {} has stopped ({kind}): {fatal}", status.node);
         }
+        for finding in &status.findings {
+            let _ = writeln!(notes, "node {}: {finding}", status.node);
+        }
         if status.members.is_empty() {
             let _ =
                 writeln!(notes, "node {} belongs to no cluster yet: see `raft-kv init --help`", status.node);

@@ -129,7 +129,11 @@ impl Inbox for Ends {
 
 fn answer(round: u64) -> Envelope {
     let outcome = AppendOutcome::Stale;
-    envelope(THERE, HERE, Message::AppendResponse(AppendResponse { term: 1, round, priority: 0, outcome }))
+    envelope(
+        THERE,
+        HERE,
+        Message::AppendResponse(AppendResponse { term: 1, round, priority: 0, outcome, level: 1 }),
+    )
 }
 
 fn envelope(from: Peer, to: Peer, message: Message) -> Envelope {

@@ -3,10 +3,12 @@
 //! | bytes | field |
 //! | --- | --- |
 //! | 8 | magic `RAFTSNAP` |
-//! | 2 | version, 1 |
+//! | 2 | version: 2 where there are sessions, else 1 |
 //! | 2 | 0 |
 //! | 4 | length of the header |
 //! | length | header: cluster, group, last entry, configuration |
+//! | 8 | length of the sessions; from version 2 on |
+//! | length | the sessions, as [`SessionTable::write_to`] wrote them; from version 2 on |
 //! | | the state, as the machine wrote it |
 //! | 8 | length of the state |
 //! | 4 | CRC-32C of everything before |
@@ -23,10 +25,13 @@ use serde::{Deserialize, Serialize};
 use super::place::{File, SnapshotPlace};
 use crate::codec::cold;
 use crate::membership::Membership;
+use crate::session_table::SessionTable;
 use crate::types::{ClusterId, EntryId, GroupId, SnapshotMeta};
 
 const MAGIC: [u8; 8] = *b"RAFTSNAP";
-const VERSION: u16 = 1;
+/// The first version, which has no sessions: written where there never were any, so that the versions before can read it.
+const WITHOUT_SESSIONS: u16 = 1;
+const VERSION: u16 = 2;
 const FIXED_BYTES: usize = 16;
 const TRAILER_BYTES: u64 = 12;
 
@@ -79,10 +84,25 @@ impl Write for Sink<'_> {
     }
 }
 
+/// How much would be written.
+struct Counter(u64);
+
+impl Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Writes a whole snapshot into an empty file and makes it durable, but for its name.
 pub(super) fn write(
     file: &mut File,
     header: Header,
+    sessions: &SessionTable,
     state: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     observe: &mut dyn FnMut(u64) -> io::Result<()>,
 ) -> io::Result<SnapshotMeta> {
@@ -92,10 +112,17 @@ pub(super) fn write(
     let mut sink = Sink { file, bytes: 0, synced: 0, checksum: 0, observe };
     let mut buffer = BufWriter::with_capacity(CHUNK_BYTES, &mut sink);
     buffer.write_all(&MAGIC)?;
-    buffer.write_all(&VERSION.to_le_bytes())?;
+    let version = if sessions.is_used() { VERSION } else { WITHOUT_SESSIONS };
+    buffer.write_all(&version.to_le_bytes())?;
     buffer.write_all(&[0; 2])?;
     buffer.write_all(&length.to_le_bytes())?;
     buffer.write_all(&encoded)?;
+    if sessions.is_used() {
+        let mut length = Counter(0);
+        sessions.write_to(header.last, &mut length)?;
+        buffer.write_all(&length.0.to_le_bytes())?;
+        sessions.write_to(header.last, &mut buffer)?;
+    }
     buffer.flush()?;
     let start = buffer.get_ref().bytes;
     state(&mut buffer)?;
@@ -137,6 +164,8 @@ pub struct SnapshotFile {
     header: Header,
     size_bytes: u64,
     checksum: u32,
+    /// Where the sessions are, and how long; `None` in a file that has none.
+    sessions: Option<(u64, u64)>,
     state_at: u64,
 }
 
@@ -153,7 +182,7 @@ impl SnapshotFile {
         let size_bytes = file.len()?;
         let summed = size_bytes.checked_sub(4).ok_or_else(|| damaged("it is too short for a snapshot"))?;
         // First what kind of file it is: a newer version may be summed up otherwise.
-        let header_bytes = read_fixed(&mut file)?;
+        let (version, header_bytes) = read_fixed(&mut file)?;
         let checksum = checksum_of(&mut file, summed)?;
         let mut field = [0; 4];
         file.read_exact(&mut field)?;
@@ -161,15 +190,23 @@ impl SnapshotFile {
             return Err(damaged("its checksum does not match: it is damaged or cut short"));
         }
         let header = read_header(&mut file, header_bytes)?;
-        let state_at = (FIXED_BYTES + header_bytes) as u64;
+        let mut state_at = (FIXED_BYTES + header_bytes) as u64;
         let state_end = size_bytes.saturating_sub(TRAILER_BYTES);
+        let mut sessions = None;
+        if version > WITHOUT_SESSIONS {
+            let mut field = [0; 8];
+            file.read_exact(&mut field)?;
+            let (at, length) = (state_at + 8, u64::from_le_bytes(field));
+            state_at = at.saturating_add(length);
+            sessions = Some((at, length));
+        }
         file.seek(SeekFrom::Start(state_end))?;
         let mut field = [0; 8];
         file.read_exact(&mut field)?;
         if state_end.checked_sub(state_at) != Some(u64::from_le_bytes(field)) {
             return Err(damaged("the length of its state does not match"));
         }
-        Ok(Self { file, header, size_bytes, checksum, state_at })
+        Ok(Self { file, header, size_bytes, checksum, sessions, state_at })
     }
 
     /// The cluster that it is of.
@@ -205,6 +242,18 @@ impl SnapshotFile {
         Ok(self.file.take(self.size_bytes))
     }
 
+    /// The clients' sessions.
+    pub(super) fn sessions(&mut self) -> io::Result<SessionTable> {
+        let Some((at, bytes)) = self.sessions else { return Ok(SessionTable::default()) };
+        self.file.seek(SeekFrom::Start(at))?;
+        let mut source = BufReader::with_capacity(CHUNK_BYTES, (&mut self.file).take(bytes));
+        let (sessions, applied) = SessionTable::read_from(&mut source)?;
+        if applied != self.header.last || source.read(&mut [0])? != 0 {
+            return Err(damaged("its sessions are not those of its state"));
+        }
+        Ok(sessions)
+    }
+
     /// The state, as [`SnapshotView::write_to`](crate::state_machine::SnapshotView::write_to) wrote it.
     ///
     /// # Errors
@@ -216,8 +265,8 @@ impl SnapshotFile {
     }
 }
 
-/// What comes before the header; the header's length.
-fn read_fixed(file: &mut File) -> io::Result<usize> {
+/// What comes before the header: the version, and the header's length.
+fn read_fixed(file: &mut File) -> io::Result<(u16, usize)> {
     file.seek(SeekFrom::Start(0))?;
     let mut fixed = [0; FIXED_BYTES];
     file.read_exact(&mut fixed)?;
@@ -225,12 +274,13 @@ fn read_fixed(file: &mut File) -> io::Result<usize> {
         return Err(damaged("it is not a snapshot of this library"));
     }
     let version = u16::from_le_bytes([fixed[8], fixed[9]]);
-    if version != VERSION {
-        let text =
-            format!("it has version {version}, and this program knows version {VERSION}: use the newer one");
+    if !(WITHOUT_SESSIONS..=VERSION).contains(&version) {
+        let text = format!(
+            "it has version {version}, and this program knows versions up to {VERSION}: use the newer one"
+        );
         return Err(damaged(text));
     }
-    Ok(u32::from_le_bytes([fixed[12], fixed[13], fixed[14], fixed[15]]) as usize)
+    Ok((version, u32::from_le_bytes([fixed[12], fixed[13], fixed[14], fixed[15]]) as usize))
 }
 
 fn read_header(file: &mut File, bytes: usize) -> io::Result<Header> {
@@ -246,7 +296,7 @@ fn read_header(file: &mut File, bytes: usize) -> io::Result<Header> {
 impl SnapshotPlace {
     /// Writes a snapshot of `cluster` and `group` that covers everything up to `last`, with `membership` in force there and
     /// the state that `state` gives, durably, under the name that a node looks for. Blocks meanwhile. For programs that make
-    /// a data folder while no node runs on it, such as from a backup.
+    /// a data folder while no node runs on it, such as from a backup. It has no sessions: clients open new ones.
     ///
     /// # Errors
     /// I/O, of the place or of `state`. Nothing of it is left then.
@@ -261,6 +311,6 @@ impl SnapshotPlace {
         let folder = super::Folder::new(self.clone(), cluster, group, u64::MAX);
         self.prepare()?;
         let copy = |sink: &mut dyn Write| io::copy(state, sink).map(|_| ());
-        folder.write(last, membership.clone(), copy, &mut |_| Ok(()))
+        folder.write(last, membership.clone(), &SessionTable::default(), copy, &mut |_| Ok(()))
     }
 }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use super::file::{self, Header, SnapshotFile};
 use super::place::{File, SnapshotPlace};
 use crate::membership::Membership;
+use crate::session_table::SessionTable;
 use crate::types::{ClusterId, EntryId, GroupId, Index, SnapshotMeta};
 
 /// How many snapshots are kept: the newest, and one to fall back on should it be damaged.
@@ -80,6 +81,7 @@ impl Folder {
         &self,
         last: EntryId,
         membership: Membership,
+        sessions: &SessionTable,
         state: impl FnOnce(&mut dyn Write) -> io::Result<()>,
         observe: &mut dyn FnMut(u64) -> io::Result<()>,
     ) -> io::Result<SnapshotMeta> {
@@ -89,7 +91,7 @@ impl Folder {
         let mut new = self.place.create(unfinished.name)?;
         let header = Header { cluster: self.cluster, group: self.group, last, membership };
         let max_bytes = self.max_bytes;
-        let meta = file::write(&mut new, header, state, &mut |bytes| {
+        let meta = file::write(&mut new, header, sessions, state, &mut |bytes| {
             if bytes > max_bytes {
                 let text = format!("the snapshot is larger than max_snapshot_bytes, {max_bytes}");
                 return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));

@@ -1,6 +1,6 @@
 //! Taking a snapshot: the machine's view is written out aside while it goes on applying.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,6 +11,7 @@ use super::super::mailbox::{Completion, Mailbox};
 use super::folder::Folder;
 use super::progress::{Ongoing, Progress, TransferStatus, What};
 use crate::engine::SnapshotRequest;
+use crate::session_table::SessionTable;
 use crate::state_machine::SnapshotView;
 use crate::types::{EntryId, SnapshotMeta};
 
@@ -34,8 +35,13 @@ impl Taker {
         Self { folder, progress, mailbox, stop: Arc::default(), task: None }
     }
 
-    /// Writes a view out on a thread of its own; the driver hears of it.
-    pub(crate) fn write_out(&mut self, view: Box<dyn SnapshotView>, request: SnapshotRequest) {
+    /// Writes a view and the sessions out on a thread of its own; the driver hears of it.
+    pub(crate) fn write_out(
+        &mut self,
+        view: Box<dyn SnapshotView>,
+        sessions: SessionTable,
+        request: SnapshotRequest,
+    ) {
         let (folder, progress, mailbox, stop) =
             (self.folder.clone(), self.progress.clone(), Arc::clone(&self.mailbox), Arc::clone(&self.stop));
         self.task = Some(tokio::task::spawn_blocking(move || {
@@ -47,7 +53,8 @@ impl Taker {
                 let stopped = stop.load(Ordering::Relaxed);
                 if stopped { Err(io::Error::other("the node is being stopped")) } else { Ok(()) }
             };
-            let written = caught(|| folder.write(last, membership, |sink| view.write_to(sink), &mut observe));
+            let state = |sink: &mut dyn Write| view.write_to(sink);
+            let written = caught(|| folder.write(last, membership, &sessions, state, &mut observe));
             drop(ongoing);
             let taken = written.and_then(|written| written.map_err(|error| error.to_string()));
             tell(&progress, &mailbox, taken);

@@ -10,6 +10,9 @@ use crate::types::Entry;
 /// Group commit without a timer: one write on the disk, one that gathers.
 const MAX_WRITES: usize = 2;
 
+/// A follower has two requests for read indexes under way, and may have had two before it was restarted.
+const MAX_ASKED: usize = 4;
+
 /// A membership may be larger than the largest command.
 const MEMBERSHIP_BYTES: usize = 4096;
 
@@ -21,6 +24,7 @@ pub(super) fn check(view: &View<'_>, config: &Config) -> Result<(), Broken> {
         inflight_messages: config.max_inflight_messages,
         inflight_bytes: config.max_inflight_bytes + append,
         reads: config.max_pending_reads,
+        asked: MAX_ASKED,
         apply_backlog_bytes: config.max_apply_bytes + entry,
         writes: MAX_WRITES,
         ..queues
@@ -28,6 +32,7 @@ pub(super) fn check(view: &View<'_>, config: &Config) -> Result<(), Broken> {
     let within = queues.inflight_messages <= limits.inflight_messages
         && queues.inflight_bytes <= limits.inflight_bytes
         && queues.reads <= limits.reads
+        && queues.asked <= limits.asked
         && queues.apply_backlog_bytes <= limits.apply_backlog_bytes
         && queues.writes <= limits.writes;
     if within && queues.messages == 0 {

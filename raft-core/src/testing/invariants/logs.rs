@@ -184,5 +184,6 @@ fn hash(payload: &Payload) -> u64 {
         Payload::Membership(membership) => {
             1 << 34 | u64::from(crc32c::crc32c(format!("{membership:?}").as_bytes()))
         }
+        Payload::Session(session) => 1 << 35 | u64::from(crc32c::crc32c(format!("{session:?}").as_bytes())),
     }
 }

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::engine::{ProposeError, ReadError, SnapshotOutcome};
 use crate::membership::{NodeInfo, Target};
 use crate::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow};
+use crate::session::{Serial, SessionAction, SessionId, SessionLimits};
 use crate::testing::cluster::Cluster;
 use crate::testing::disk::{Image, entries_of_terms, founded_outline};
 use crate::testing::display;
@@ -32,7 +33,8 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         "logs" => logs(words, stage),
         "bootstrap" => bootstrap(words, stage),
         "propose" => propose(words, stage),
-        "read" => read(node(words, 0)?, stage),
+        "read" => read(words, stage),
+        "session" => session(words, stage),
         "hand_over" => hand_over(words, stage),
         "deliver" => deliver(words, stage),
         "drop" => take(words, stage).map(drop),
@@ -63,6 +65,7 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         "restore" => restore(words, stage),
         "forge" => forge(words, stage),
         "tick" => tick(words, stage),
+        "later" => later(words, stage),
         "heartbeats" => heartbeats(words, stage),
         "timeout" => {
             stage.timeout(node(words, 0)?)?;
@@ -70,6 +73,7 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         }
         "campaign" => stage.campaign(node(words, 0)?),
         "settle" => stage.settle(),
+        "explain" => explain(words, stage),
         "status" => status(words, stage),
         "log" => log(words, stage),
         "network" => network(stage),
@@ -125,6 +129,10 @@ fn configure(config: &mut Config, setting: &str, value: &str) -> Result<(), Stri
     match setting {
         "pre_vote" => config.pre_vote = flag()?,
         "check_quorum" => config.check_quorum = flag()?,
+        "lease_clock_drift_ppm" => {
+            let ppm = u32::try_from(number()?).map_err(|_| "parts of a million")?;
+            config.lease_clock_drift_ppm = Some(ppm);
+        }
         "max_append_bytes" => config.max_append_bytes = number()?,
         "max_inflight_messages" => config.max_inflight_messages = number()?,
         "max_inflight_bytes" => config.max_inflight_bytes = number()?,
@@ -201,7 +209,41 @@ fn propose(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     };
     let commands = words[1..].iter().map(command).collect();
     let engine = stage.cluster()?.nodes[place].engine_mut().ok_or("the node does not run")?;
-    let line = match engine.propose(commands, now) {
+    let proposed = engine.propose(commands, now);
+    print_proposed(id, proposed, stage)
+}
+
+/// `session 1 open`, `session 1 put 4 0 a`: command a as number 0 of the session that entry 4 opened, `session 1 close 4`.
+fn session(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    const MARK: u64 = 1;
+    let id = node(words, 0)?;
+    let session = |word: &str| {
+        let index = word.parse().map_err(|_| format!("{word} is no index"))?;
+        Ok::<_, String>(SessionId { index, mark: MARK })
+    };
+    let action = match &words[1..] {
+        ["open"] => SessionAction::Open { mark: MARK, limits: SessionLimits::default() },
+        ["put", opened, number, command] => {
+            let number = number.parse().map_err(|_| format!("{number} is no number"))?;
+            let serial = Serial { session: session(opened)?, number, seen_below: 0 };
+            SessionAction::Command { serial, command: Bytes::from((*command).to_owned()) }
+        }
+        ["close", opened] => SessionAction::Close { session: session(opened)? },
+        _ => return Err("session 1 open, session 1 put 4 0 a, session 1 close 4".to_owned()),
+    };
+    let place = stage.place(id)?;
+    let now = stage.clock(id);
+    let engine = stage.cluster()?.nodes[place].engine_mut().ok_or("the node does not run")?;
+    let proposed = engine.propose_sessions(vec![action], now);
+    print_proposed(id, proposed, stage)
+}
+
+fn print_proposed(
+    id: NodeId,
+    proposed: Result<EntryId, ProposeError>,
+    stage: &mut Stage,
+) -> Result<(), String> {
+    let line = match proposed {
         Ok(first) => format!("{id} proposes {first}"),
         Err(ProposeError::NotLeader { leader: Some(leader) }) => format!("{id} refuses: {leader} leads"),
         Err(ProposeError::NotLeader { leader: None }) => format!("{id} refuses: no leader is known"),
@@ -209,6 +251,7 @@ fn propose(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
             format!("{id} refuses: {bytes} bytes, at most {limit}")
         }
         Err(ProposeError::Transferring { to }) => format!("{id} refuses: {to} is to lead"),
+        Err(refused @ ProposeError::NotKnown { .. }) => format!("{id} refuses: {refused}"),
         Err(other) => format!("{id} refuses: {other:?}"),
     };
     stage.print(line);
@@ -228,11 +271,19 @@ fn hand_over(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     stage.pump(id).map(drop)
 }
 
-fn read(id: NodeId, stage: &mut Stage) -> Result<(), String> {
+/// `read 1`, or `read 1 by lease`.
+fn read(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let id = node(words, 0)?;
+    let by_lease = match &words[1..] {
+        [] => false,
+        ["by", "lease"] => true,
+        _ => return Err("read 1 by lease".to_owned()),
+    };
     let place = stage.place(id)?;
     let now = stage.clock(id);
     let engine = stage.cluster()?.nodes[place].engine_mut().ok_or("the node does not run")?;
-    let line = match engine.read(now) {
+    let read = if by_lease { engine.read_by_lease(now) } else { engine.read(now) };
+    let line = match read {
         Ok(read) => format!("{id} takes read r{}", read.0),
         Err(ReadError::NotLeader { leader: Some(leader) }) => format!("{id} refuses: {leader} leads"),
         Err(ReadError::NotLeader { leader: None }) => format!("{id} refuses: no leader is known"),
@@ -604,7 +655,7 @@ fn forge(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
         Some(&"accepted") => {
             let (matched, received) = (number("matched"), number("received").max(number("matched")));
             let outcome = AppendOutcome::Accepted { matched, received };
-            Message::AppendResponse(AppendResponse { term, round, outcome, priority: 0 })
+            Message::AppendResponse(AppendResponse { term, round, outcome, priority: 0, level: 1 })
         }
         Some(&"timeout-now") => Message::TimeoutNow(TimeoutNow { term, round }),
         _ => return Err("an append, a heartbeat, an accepted or a timeout-now is forged".to_owned()),
@@ -635,6 +686,16 @@ fn tick(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
         }
         stage.pump(id)?;
     }
+    Ok(())
+}
+
+/// `later 1 60`: a clock goes on by 60 ms, and the node does not look: its process stood still.
+fn later(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let [node, by] = words else { return Err("later 1 60".to_owned()) };
+    let id = parse_node(node)?;
+    let by = Duration::from_millis(by.parse().map_err(|_| "milliseconds")?);
+    let now = stage.clock(id) + by;
+    stage.clocks.insert(id, now);
     Ok(())
 }
 
@@ -690,6 +751,22 @@ fn status(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
                 if progress.active { "" } else { " inactive" },
                 progress.snapshot.map_or_else(String::new, |last| format!(" snapshot {last}"))
             ));
+        }
+    }
+    Ok(())
+}
+
+/// `explain 1`: why nothing goes on, as the node sees it.
+fn explain(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    for id in chosen(words, stage)? {
+        let (place, now) = (stage.place(id)?, stage.clock(id));
+        let findings = stage.cluster()?.nodes[place].engine().map(|engine| engine.explain(now));
+        let findings = findings.ok_or_else(|| format!("node {id} does not run"))?;
+        if findings.is_empty() {
+            stage.print(format!("{id}: all is well"));
+        }
+        for finding in findings {
+            stage.print(format!("{id}: {finding}"));
         }
     }
     Ok(())

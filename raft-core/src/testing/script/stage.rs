@@ -174,7 +174,9 @@ impl Stage {
             self.print(format!("{node} read r{} fails", id.0));
         }
         for read in ready.reads {
-            self.print(format!("{node} read r{} may be answered at {}", read.id.0, read.index));
+            let until =
+                read.until.map(|until| format!(" until {} ms", until.as_millis())).unwrap_or_default();
+            self.print(format!("{node} read r{} may be answered at {}{until}", read.id.0, read.index));
         }
         let mut last = None;
         if let Some(meta) = &ready.restore {

@@ -22,6 +22,9 @@ const PATIENCE_TIMEOUTS: u64 = 40;
 impl World {
     pub(super) fn calm_down(&mut self) -> Result<(), Broken> {
         self.calm = true;
+        for client in 0..self.session_clients.len() {
+            self.session_client(client)?;
+        }
         self.plan(0, Event::Mend);
         self.settings.calm();
         self.network.heal();
@@ -111,8 +114,10 @@ impl World {
         members.into_iter().find_map(|node| {
             let (node, host) = (&self.cluster.nodes[node], &self.hosts[node]);
             let queues = node.engine()?.queues();
-            let calls =
-                host.waiting.proposals.len() + host.waiting.reads.len() + host.waiting.confirmed.len();
+            let calls = host.waiting.proposals.len()
+                + host.waiting.attempts.len()
+                + host.waiting.reads.len()
+                + host.waiting.confirmed.len();
             let writes = node.disk.in_flight().len();
             let transfers = host.transfers.len();
             let quiet = queues.is_empty()
@@ -204,7 +209,8 @@ impl World {
             let operation = if answered % 2 == 0 { Operation::Put(value) } else { Operation::Get(None) };
             let call = self.history.call(key, operation);
             if let Some(leader) = self.leader() {
-                match self.ask(leader, call, operation)? {
+                let node = if answered % 4 == 1 { self.random_of_core() } else { leader };
+                match self.ask(node, call, operation)? {
                     Ok(()) => {}
                     Err(ProposeError::TooLarge { .. } | ProposeError::Fatal) => {
                         return Err(self.stuck("a calm cluster takes calls"));
@@ -228,6 +234,15 @@ impl World {
         Ok(())
     }
 
+    /// Where a read is to be answered as well as on the leader.
+    fn random_of_core(&mut self) -> usize {
+        let mut node = self.random.index(self.settings.size);
+        while !self.core[node] {
+            node = (node + 1) % self.settings.size;
+        }
+        node
+    }
+
     fn same_states(&mut self) -> Result<(), Broken> {
         let Some(leader) = self.leader() else { return Err(self.stuck("a calm cluster keeps its leader")) };
         let members = self.members(leader);
@@ -237,7 +252,10 @@ impl World {
         for node in members {
             let (node, host) = (&self.cluster.nodes[node], &self.hosts[node]);
             let (first, first_host) = (&self.cluster.nodes[leader], &self.hosts[leader]);
-            if node.applied != first.applied || host.store != first_host.store {
+            if node.applied != first.applied
+                || host.store != first_host.store
+                || host.sessions != first_host.sessions
+            {
                 return Err(Broken::new(
                     "all state machines end equal",
                     format!("{} {:?}, {} {:?}", first.id(), first.applied, node.id(), node.applied),

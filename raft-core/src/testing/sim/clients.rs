@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::sessions::Attempt;
 use super::world::{Event, World, place};
 use crate::engine::{ProposeError, ReadError, ReadId};
+use crate::session::SessionId;
 use crate::testing::invariants::Broken;
 use crate::testing::linearizable::{self, Call, Operation, Verdict};
 use crate::types::{Entry, EntryId, Index, Payload, Term};
@@ -58,6 +60,8 @@ pub(super) struct PendingRead {
 #[derive(Default)]
 pub(super) struct Waiting {
     pub(super) proposals: BTreeMap<Index, (Term, CallId)>,
+    /// What sessions' clients wait for.
+    pub(super) attempts: BTreeMap<Index, (Term, Attempt)>,
     /// Proposals whose entry this node dropped: their callers know that it is unknown.
     pub(super) truncated: BTreeMap<Index, (Term, CallId)>,
     pub(super) reads: BTreeMap<ReadId, PendingRead>,
@@ -75,11 +79,19 @@ pub(super) struct History {
     answered: Index,
     /// Commands that were refused, and must never be applied.
     refused: BTreeSet<CallId>,
+    /// Where sessions' commands were applied, and with which answer.
+    sessions: BTreeMap<CallId, (EntryId, Option<Bytes>)>,
 }
 
 impl History {
     pub(super) const fn new() -> Self {
-        Self { records: Vec::new(), clock: 0, answered: 0, refused: BTreeSet::new() }
+        Self {
+            records: Vec::new(),
+            clock: 0,
+            answered: 0,
+            refused: BTreeSet::new(),
+            sessions: BTreeMap::new(),
+        }
     }
 
     fn moment(&mut self) -> u64 {
@@ -155,9 +167,8 @@ impl History {
         bytes.freeze()
     }
 
-    /// The call that an entry is the command of.
-    pub(super) fn call_of(entry: &Entry) -> Option<CallId> {
-        let Payload::Command(bytes) = &entry.payload else { return None };
+    /// The call that a command is of.
+    fn call_in(bytes: &Bytes) -> Option<CallId> {
         let number = bytes.get(..CALL_BYTES)?.try_into().ok()?;
         usize::try_from(u64::from_le_bytes(number)).ok()
     }
@@ -168,14 +179,25 @@ impl History {
         entry: &Entry,
         store: &mut Store,
     ) -> Result<Option<(CallId, Option<u64>)>, Broken> {
-        let Some(call) = Self::call_of(entry) else { return Ok(None) };
+        let Payload::Command(command) = &entry.payload else { return Ok(None) };
+        self.apply_command(entry.id, command, store)
+    }
+
+    /// Applies the command of an entry.
+    pub(super) fn apply_command(
+        &self,
+        id: EntryId,
+        command: &Bytes,
+        store: &mut Store,
+    ) -> Result<Option<(CallId, Option<u64>)>, Broken> {
+        let Some(call) = Self::call_in(command) else { return Ok(None) };
         let Some(record) = self.records.get(call) else {
-            return Err(Broken::new("only what was proposed is applied", format!("{}", entry.id)));
+            return Err(Broken::new("only what was proposed is applied", format!("{id}")));
         };
         if self.refused.contains(&call) {
             return Err(Broken::new(
                 "what was refused never happens",
-                format!("{} applies call {call}, which was refused", entry.id),
+                format!("{id} applies call {call}, which was refused"),
             ));
         }
         let Call { key, operation, .. } = record.call;
@@ -190,6 +212,38 @@ impl History {
             Operation::CompareAndSwap { .. } | Operation::Get(_) => {}
         }
         Ok(Some((call, found)))
+    }
+
+    /// A session's command is applied on one node at `id`.
+    pub(super) fn applied_once(
+        &mut self,
+        call: CallId,
+        id: EntryId,
+        session: SessionId,
+    ) -> Result<(), Broken> {
+        let &mut (first, _) = self.sessions.entry(call).or_insert((id, None));
+        if first == id {
+            return Ok(());
+        }
+        Err(Broken::new(
+            "a session's command is applied at most once",
+            format!("call {call} of session {session} at {first} and at {id}"),
+        ))
+    }
+
+    /// Whoever asks again gets the first answer.
+    pub(super) fn same_answer(&mut self, call: CallId, answer: &Bytes) -> Result<(), Broken> {
+        let Some((id, first)) = self.sessions.get_mut(&call) else {
+            return Err(Broken::new("what is answered was applied", format!("call {call}")));
+        };
+        let first = first.get_or_insert_with(|| answer.clone());
+        if first == answer {
+            return Ok(());
+        }
+        Err(Broken::new(
+            "a repeated command gets its first answer",
+            format!("call {call} at {id}: {answer:?}, before {first:?}"),
+        ))
     }
 
     /// Checks that the whole history could have come from a single copy.
@@ -233,11 +287,6 @@ impl World {
         }
         let delay = self.random.below(self.settings.think_max + 1) + 1;
         self.plan(delay, Event::Client(client));
-        let node = self.clients[client].target;
-        if !self.is_up(node) || self.hosts[node].paused_until > self.now {
-            self.clients[client].target = self.random.index(self.settings.size);
-            return Ok(());
-        }
         let key = self.random.below(self.settings.keys);
         let new = self.history.fresh_value();
         let operation = match self.random.below(10) {
@@ -249,6 +298,14 @@ impl World {
                 Operation::CompareAndSwap { expected, new, seen: None }
             }
         };
+        let mut node = self.clients[client].target;
+        if matches!(operation, Operation::Get(_)) && self.random.chance(self.settings.read_anywhere) {
+            node = self.random.index(self.settings.size);
+        }
+        if !self.is_up(node) || self.hosts[node].paused_until > self.now {
+            self.clients[client].target = self.random.index(self.settings.size);
+            return Ok(());
+        }
         let call = self.history.call(key, operation);
         match self.ask(node, call, operation)? {
             Ok(()) => self.clients[client].waits = Some((call, self.now + self.settings.patience)),
@@ -290,8 +347,9 @@ impl World {
             return Ok(Err(ProposeError::NotLeader { leader: None }));
         };
         let waiting = &mut self.hosts[node].waiting;
+        let by_lease = self.random.chance(self.settings.read_by_lease);
         let taken = match operation {
-            Operation::Get(_) => match engine.read(now) {
+            Operation::Get(_) => match if by_lease { engine.read_by_lease(now) } else { engine.read(now) } {
                 Ok(id) => {
                     waiting.reads.insert(id, PendingRead { call, floor });
                     Ok(())

@@ -14,6 +14,7 @@ mod fault;
 mod members;
 mod nemesis;
 mod network;
+mod sessions;
 mod settings;
 mod shrink;
 mod snapshots;

@@ -1,7 +1,7 @@
 //! Who does the damage: crashes, pauses, clock jumps and partitions.
 
 use super::world::{Event, World};
-use crate::engine::RoleName;
+use crate::engine::{Engine, RoleName};
 use crate::testing::invariants::Broken;
 use crate::types::NodeId;
 
@@ -88,7 +88,12 @@ impl World {
         Ok(())
     }
 
+    /// A clock that jumps on a follower breaks what leases rest on: it is a drift beyond any bound. On a leader it only ends its lease.
     fn clock_jump(&mut self, node: usize) -> Result<(), Broken> {
+        let role = self.cluster.nodes[node].engine().map(Engine::role);
+        if self.settings.config.lease().is_some() && role != Some(RoleName::Leader) {
+            return self.pause(node);
+        }
         let longest = 4 * self.election_timeout();
         let by = self.random.below(longest);
         self.jump(node, by);

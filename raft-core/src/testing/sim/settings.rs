@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::session::SessionLimits;
 use crate::testing::random::Random;
 
 /// The conditions of one run. Times are in microseconds, probabilities in parts of a million.
@@ -60,6 +61,10 @@ pub struct Settings {
 
     /// How many clients there are.
     pub clients: usize,
+    /// How many clients with sessions there are beside them.
+    pub session_clients: usize,
+    /// What a session may cost.
+    pub sessions: SessionLimits,
     /// How many keys they share.
     pub keys: u64,
     /// How long a client waits between two calls at most.
@@ -68,6 +73,10 @@ pub struct Settings {
     pub patience: u64,
     /// The longest padding of a command in bytes.
     pub padding_max: u64,
+    /// A client reads at any node, not only at the one that it takes for the leader.
+    pub read_anywhere: u64,
+    /// A read is content with a lease.
+    pub read_by_lease: u64,
     /// How long an applied batch takes at most.
     pub apply_max: u64,
 
@@ -176,10 +185,14 @@ impl Settings {
             downtime_max: pick(random, &[20_000, 500_000, 3_000_000]),
             clock_drift: sometimes(random, &[1_000, 100_000]),
             clients: 1 + random.index(6),
+            session_clients: 0,
+            sessions: SessionLimits::default(),
             keys: 1 + random.below(4),
             think_max: pick(random, &[1_000, 20_000, 200_000]),
             patience: pick(random, &[200_000, 2_000_000]),
             padding_max: pick(random, &[0, 32, 400]),
+            read_anywhere: 0,
+            read_by_lease: 0,
             apply_max: pick(random, &[10, 2_000, 50_000]),
             snapshot_max: 0,
             snapshot_failure: 0,
@@ -203,6 +216,14 @@ impl Settings {
         self.nemesis.snapshot = sometimes(random, &[2, 10]);
     }
 
+    /// Draws whether clients have sessions, likewise.
+    pub(super) fn draw_sessions(&mut self, random: &mut Random) {
+        self.session_clients = usize::try_from(sometimes(random, &[1, 2, 5])).unwrap_or(0);
+        let idle_ms = pick(random, &[500, 10_000, 3_600_000]);
+        let (answers, bytes) = (pick(random, &[1, 4, 1_000]) as u32, pick(random, &[0, 100, 65_536]) as u32);
+        self.sessions = super::sessions::limits(idle_ms, answers, bytes);
+    }
+
     /// Draws how members come and go, from a source of its own, like snapshots.
     pub(super) fn draw_members(&mut self, random: &mut Random) {
         self.nemesis.members = sometimes(random, &[4, 20, 60]);
@@ -224,6 +245,16 @@ impl Settings {
             if !self.priorities.is_empty() {
                 self.priorities.push(pick(random, &[0, 1, 100, 255]) as u8);
             }
+        }
+    }
+
+    /// Draws how clients read, and whether the cluster has leases, from a source of its own too. The bound on the drift of clocks is
+    /// what they do drift: more than the bound is not survived, and less would not show that the bound is enough.
+    pub(super) fn draw_reads(&mut self, random: &mut Random) {
+        self.read_anywhere = pick(random, &[0, 200_000, 700_000]);
+        if random.chance(600_000) {
+            self.config.lease_clock_drift_ppm = u32::try_from(self.clock_drift).ok();
+            self.read_by_lease = pick(random, &[200_000, 600_000, 1_000_000]);
         }
     }
 

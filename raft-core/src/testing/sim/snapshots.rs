@@ -37,13 +37,16 @@ impl World {
             Some(machines) => machines.snapshot(node)?,
             None => Vec::new(),
         };
-        cold::encode(&(&self.hosts[node].store, machine)).map_err(|e| broken(e.to_string()))
+        let sessions = self.sessions_for_snapshot(node)?;
+        cold::encode(&(&self.hosts[node].store, machine, sessions)).map_err(|e| broken(e.to_string()))
     }
 
     /// Puts what was kept of a state in the place of a node's.
     pub(super) fn restore_added(&mut self, node: usize, added: &[u8]) -> Result<(), Broken> {
-        let (store, machine): (Store, Vec<u8>) = cold::decode(added).map_err(|e| broken(e.to_string()))?;
+        let (store, machine, sessions): (Store, Vec<u8>, Vec<u8>) =
+            cold::decode(added).map_err(|e| broken(e.to_string()))?;
         self.hosts[node].store = store;
+        self.restore_sessions(node, &sessions)?;
         match &mut self.machines {
             Some(machines) => machines.restore(node, &machine),
             None => Ok(()),
@@ -98,6 +101,7 @@ impl World {
         self.trace.count("snapshots restored");
         // What was proposed here and is covered may have been applied, or not: no reply was given.
         let waiting = &mut self.hosts[node].waiting;
+        waiting.attempts = waiting.attempts.split_off(&(meta.last.index + 1));
         let open = waiting.proposals.split_off(&(meta.last.index + 1));
         let covered = std::mem::replace(&mut waiting.proposals, open);
         waiting.truncated = waiting.truncated.split_off(&(meta.last.index + 1));

@@ -146,7 +146,7 @@ impl Machines {
             return Ok(());
         }
         let ids: Vec<_> = commands.iter().map(|command| command.id).collect();
-        let batch = Batch { commands, bookkeeping: Bytes::new() };
+        let batch = Batch { commands, ..Batch::default() };
         let replies = done(self.running[node].apply(batch))?;
         if replies.len() != ids.len() {
             return Err(Broken::new(

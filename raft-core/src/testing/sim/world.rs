@@ -7,19 +7,21 @@ use std::time::Duration;
 use super::clients::{Client, History, PendingRead, Store, Waiting};
 use super::members::Copy;
 use super::network::Network;
+use super::sessions::SessionClient;
 use super::settings::Settings;
 use super::snapshots::{Transfer, Work};
 use super::subject::{Machines, Subject};
 use super::trace::Trace;
 use super::{Failure, Options, Report};
-use crate::engine::{Event as EngineEvent, Fetch, Ready, SnapshotOutcome, TransferReason};
+use crate::engine::{Engine, Event as EngineEvent, Fetch, Ready, RoleName, SnapshotOutcome, TransferReason};
 use crate::message::Envelope;
+use crate::session_table::SessionTable;
 use crate::testing::cluster::Cluster;
 use crate::testing::display;
 use crate::testing::invariants::Broken;
 use crate::testing::random::{Random, mix};
 use crate::testing::shelf::SnapshotFile;
-use crate::types::{Entry, Index, Time};
+use crate::types::{Entry, Index, Payload, Time};
 
 /// Something that will happen.
 pub(super) enum Event {
@@ -62,6 +64,7 @@ pub(super) enum Event {
         run: u64,
     },
     Client(usize),
+    SessionClient(usize),
     Nemesis,
     Restart {
         node: usize,
@@ -78,11 +81,16 @@ pub(super) enum Event {
     Pass,
 }
 
+/// Sets the draws for sessions apart from all others.
+const SESSIONS: u64 = 0x5E55_1045;
+
 /// Sets the draws for snapshots apart from all others.
 const SNAPSHOTS: u64 = 0x5AAF_5407;
 
 /// And those for changes of the members.
 const MEMBERS: u64 = 0x03E3_BE45;
+/// Sets the draws for reads apart from all others.
+const READS: u64 = 0x4EAD_1DE5;
 
 /// More events at one moment than this, and nodes or engine run in circles.
 const MAX_AT_ONCE: u64 = 20_000;
@@ -158,17 +166,19 @@ pub(super) struct Host {
     /// Transfers that it began and did not hear of.
     pub(super) transfers: BTreeSet<u64>,
     pub(super) store: Store,
+    pub(super) sessions: SessionTable,
     pub(super) waiting: Waiting,
 }
 
 pub(super) struct World {
-    options: Options,
+    pub(super) options: Options,
     pub(super) settings: Settings,
     pub(super) random: Random,
     pub(super) cluster: Cluster,
     pub(super) hosts: Vec<Host>,
     pub(super) network: Network,
     pub(super) clients: Vec<Client>,
+    pub(super) session_clients: Vec<SessionClient>,
     pub(super) history: History,
     pub(super) machines: Option<Machines>,
     pub(super) trace: Trace,
@@ -191,17 +201,20 @@ impl World {
         let mut random = Random::new(mix(options.seed));
         let mut settings = Settings::draw(&mut random);
         settings.draw_snapshots(&mut Random::new(mix(options.seed ^ SNAPSHOTS)));
+        settings.draw_sessions(&mut Random::new(mix(options.seed ^ SESSIONS)));
         settings.draw_members(&mut Random::new(mix(options.seed ^ MEMBERS)));
         if subject.store.is_some() {
             // The user's store is not ours to lose.
             settings.nemesis.lost_folder = 0;
             settings.nemesis.old_folder = 0;
         }
+        settings.draw_reads(&mut Random::new(mix(options.seed ^ READS)));
         for &fault in &options.without {
             settings.switch_off(fault);
         }
         settings.drop_spares();
         if subject.machine.is_some() {
+            settings.session_clients = 0;
             settings.config.max_entry_bytes = MACHINE_COMMAND_BYTES;
             settings.config.max_uncommitted_bytes += MACHINE_COMMAND_BYTES;
         }
@@ -228,12 +241,14 @@ impl World {
                 applying: false,
                 transfers: BTreeSet::new(),
                 store: Store::new(),
+                sessions: SessionTable::default(),
                 waiting: Waiting::default(),
             })
             .collect();
         Self {
             network: Network::new(size, random.fork()),
             clients: vec![Client::default(); settings.clients],
+            session_clients: (0..settings.session_clients).map(|_| SessionClient::default()).collect(),
             history: History::new(),
             machines: Machines::new(subject, size, Random::new(mix(!options.seed))),
             trace: Trace::new(options.keep_lines, options.print),
@@ -287,6 +302,9 @@ impl World {
         for client in 0..self.clients.len() {
             let at = self.random.below(self.settings.think_max + 1);
             self.plan(at, Event::Client(client));
+        }
+        for client in 0..self.session_clients.len() {
+            self.plan(1 + client as u64, Event::SessionClient(client));
         }
         self.plan_nemesis();
         while self.event < self.options.events {
@@ -354,6 +372,7 @@ impl World {
             }
             Event::Wake { node, run } if run == self.run_of(node) && self.is_up(node) => self.wake(node),
             Event::Client(client) => self.client(client),
+            Event::SessionClient(client) => self.session_client(client),
             Event::Nemesis => {
                 self.nemesis()?;
                 self.plan_nemesis();
@@ -460,6 +479,11 @@ impl World {
 
     /// Applies an entry to the node's store, and tells a caller who waits here for its index.
     fn answer(&mut self, node: usize, entry: &Entry) -> Result<(), Broken> {
+        if let Payload::Session(asked) = &entry.payload {
+            self.apply_session(node, entry, asked)?;
+        } else {
+            self.hosts[node].waiting.attempts.remove(&entry.index());
+        }
         let host = &mut self.hosts[node];
         let done = self.history.apply(entry, &mut host.store)?;
         if let Some((term, call)) = host.waiting.truncated.remove(&entry.index())
@@ -590,6 +614,11 @@ impl World {
             let Some(pending) = self.hosts[node].waiting.reads.remove(&read.id) else {
                 return Err(Broken::new("a read is answered once", format!("{:?}", read.id)));
             };
+            self.trace.count(match (read.until, self.cluster.nodes[node].engine().map(Engine::role)) {
+                (Some(_), _) => "reads by a lease",
+                (None, Some(RoleName::Leader)) => "reads by a round",
+                (None, _) => "reads on a follower",
+            });
             if read.index < pending.floor {
                 return Err(Broken::new(
                     "a read is no older than what was answered before it began",
@@ -698,6 +727,7 @@ impl World {
         if let EngineEvent::SnapshotInstalled { last, .. } = event {
             // What lay beyond is dropped like what is truncated; what it covers is given up when it is restored.
             let waiting = &mut self.hosts[node].waiting;
+            drop(waiting.attempts.split_off(&(last.index + 1)));
             for (index, (term, call)) in waiting.proposals.split_off(&(last.index + 1)) {
                 waiting.truncated.insert(index, (term, call));
                 self.history.give_up(call);
@@ -707,6 +737,7 @@ impl World {
             // Whoever waits for them hears that it is unknown: another node may hold them still.
             for index in from.index..=*last {
                 let waiting = &mut self.hosts[node].waiting;
+                waiting.attempts.remove(&index);
                 if let Some((term, call)) = waiting.proposals.remove(&index) {
                     waiting.truncated.insert(index, (term, call));
                     self.trace.count("proposals truncated");
@@ -815,6 +846,7 @@ impl World {
         host.applying = false;
         host.transfers.clear();
         host.store.clear();
+        host.sessions = SessionTable::default();
         host.waiting = Waiting::default();
         let down = self.random.below(self.settings.downtime_max + 1);
         self.plan(down, Event::Restart { node });

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use raft_core::Membership;
 use raft_core::codec::cold;
+use raft_core::session::SessionAction;
 use raft_core::types::{Entry, EntryId, Index, Payload, SnapshotMeta};
 use serde::Serialize;
 
@@ -49,6 +50,13 @@ enum PayloadBody {
         expected: ExpectedBody,
         #[serde(flatten)]
         value: ValueBody,
+    },
+    SessionOpen,
+    SessionKeep {
+        session: String,
+    },
+    SessionClose {
+        session: String,
     },
     /// A command that does not decode as one of this program's.
     Unknown {
@@ -128,6 +136,18 @@ impl PayloadBody {
             Payload::Noop => return Self::Noop,
             Payload::Membership(membership) => return Self::Membership(MembershipBody::new(membership)),
             Payload::Command(command) => command,
+            Payload::Session(entry) => match &entry.action {
+                SessionAction::Command { command, .. } => command,
+                SessionAction::Open { .. } => return Self::SessionOpen,
+                SessionAction::Close { session } => {
+                    return Self::SessionClose { session: session.to_string() };
+                }
+                SessionAction::Keep { session, .. } => {
+                    return Self::SessionKeep { session: session.to_string() };
+                }
+                // An action that a later version of the library adds.
+                _ => return Self::Unknown { command_base64: String::new() },
+            },
             // A kind that a later version of the library adds.
             _ => return Self::Unknown { command_base64: String::new() },
         };
@@ -146,6 +166,9 @@ impl PayloadBody {
     fn text(&self) -> String {
         match self {
             Self::Noop => "noop".to_owned(),
+            Self::SessionOpen => "open a session".to_owned(),
+            Self::SessionKeep { session } => format!("keep session {session}"),
+            Self::SessionClose { session } => format!("close session {session}"),
             Self::Membership(membership) => format!("membership {}", membership.text()),
             Self::Put { key, value } => format!("put {key:?} {}", value.text()),
             Self::Delete { key, expected } => format!("delete {key:?}{}", expected.text()),

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use super::bench::{Bench, Check, GROUP, Node, append, pattern, vote};
 use crate::membership::{Membership, NodeInfo};
 use crate::message::{
-    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, ReadRequest, ReadResponse, ReadTicket,
+    TimeoutNow, VoteRequest, VoteResponse,
 };
 use crate::types::{Entry, EntryId, GroupId, NodeId, Payload};
 
@@ -67,8 +68,10 @@ fn all_messages() -> Vec<Message> {
     let entries =
         entries.map(|(index, payload)| Entry { id: EntryId::new(id.term, index), payload }).collect();
     let heartbeat = AppendRequest { term: 7, prev: id, entries: Vec::new(), commit: 5, round: 1 << 50 };
-    let answer =
-        |outcome| Message::AppendResponse(AppendResponse { term: 7, round: 9, priority: 3, outcome });
+    let answer = |outcome| {
+        Message::AppendResponse(AppendResponse { term: 7, round: 9, priority: 3, level: 2, outcome })
+    };
+    let ticket = ReadTicket { boot: u64::MAX - 7, number: 1 << 33 };
     vec![
         Message::VoteRequest(VoteRequest { term: 8, last: id, pre_vote: true, transfer: false }),
         Message::VoteRequest(VoteRequest { term: 8, last: id, pre_vote: false, transfer: true }),
@@ -82,6 +85,8 @@ fn all_messages() -> Vec<Message> {
         Message::IdentityRequest,
         Message::IdentityResponse { founded: true, last: EntryId::new(3, 9) },
         Message::TimeoutNow(TimeoutNow { term: 7, round: 9 }),
+        Message::ReadRequest(ReadRequest { term: 7, ticket, lease: true }),
+        Message::ReadResponse(ReadResponse { term: 7, ticket, index: 1 << 40 }),
     ]
 }
 

@@ -1,0 +1,168 @@
+//! Leases: for a while after a majority heard it, a leader knows without asking that no other leads (thesis, 6.4.1).
+//!
+//! A follower that hears its leader lets no other be elected for an election timeout by its own clock, and remembers that over a
+//! change of term; over a restart it cannot, so it then waits for as long. A leader counts from when the confirming round was *sent*, and
+//! only followers that hold durably the configuration that binds them: they would keep to it even if they were restarted.
+//! A leader that told another to campaign has no lease any more in its term: votes for that candidate break the promise on purpose.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::planted::Planted;
+use super::{Engine, Role};
+use crate::membership::Lease;
+use crate::message::AppendOutcome;
+use crate::progress::Progress;
+use crate::types::{Index, Time};
+
+/// What this node owes to leaders that it has heard.
+#[derive(Debug)]
+pub(super) struct Promise {
+    /// Until then no vote is given and no campaign begun, whatever the term.
+    until: Time,
+    /// The same for what was promised before this process was started.
+    until_after_restart: Time,
+    /// The node's own election timeout and heartbeat interval, for where no lease sets them.
+    own: (Duration, Duration),
+    in_force: Option<Lease>,
+}
+
+impl Promise {
+    pub(super) const fn new(election_timeout: Duration, heartbeat_interval: Duration) -> Self {
+        let own = (election_timeout, heartbeat_interval);
+        Self { until: Time::ZERO, until_after_restart: Time::ZERO, own, in_force: None }
+    }
+}
+
+/// A leader's lease.
+#[derive(Debug, Default)]
+pub(super) struct LeaderLease {
+    /// Rounds that no majority has confirmed yet, and when each was sent.
+    sent: VecDeque<(u64, Time)>,
+    /// When the latest confirmed round was sent.
+    from: Option<Time>,
+    /// Another node was told to campaign in this term.
+    given_up: bool,
+}
+
+impl LeaderLease {
+    pub(super) const fn give_up(&mut self) {
+        self.given_up = true;
+    }
+
+    fn note_sent(&mut self, round: u64, now: Time, lasts: Duration) {
+        // A lease from so long ago would be over.
+        while self.sent.pop_front_if(|(_, sent)| now >= sent.saturating_add(lasts)).is_some() {}
+        self.sent.push_back((round, now));
+    }
+
+    fn confirm(&mut self, round: u64) {
+        while let Some((_, sent)) = self.sent.pop_front_if(|(number, _)| *number <= round) {
+            self.from = Some(sent);
+        }
+    }
+}
+
+impl Engine {
+    /// The lease of the configuration in force, and the index of that configuration.
+    fn lease_in_force(&self) -> Option<(Index, Lease)> {
+        let (index, membership) = self.log.membership()?;
+        Some((index, membership.lease?))
+    }
+
+    /// The timeouts that leases rest on are the cluster's, not the node's.
+    pub(super) fn keep_to_lease(&mut self) {
+        let in_force = self.lease_in_force().map(|(_, lease)| lease);
+        if in_force == self.promise.in_force {
+            return;
+        }
+        self.promise.in_force = in_force;
+        let (election_timeout, heartbeat_interval) = self.promise.own;
+        let election_timeout = in_force.map_or(election_timeout, Lease::election_timeout);
+        self.config.election_timeout = election_timeout;
+        self.config.heartbeat_interval = heartbeat_interval.min(election_timeout / 2);
+    }
+
+    /// What was promised before the start is not known: as if the leader had been heard just now. Not where this node is alone: there
+    /// is nobody whom it could have promised anything.
+    pub(super) fn promise_after_restart(&mut self, alone: bool) {
+        if let (Some((_, lease)), false) = (self.lease_in_force(), alone) {
+            self.promise.until_after_restart = self.now.saturating_add(lease.election_timeout());
+        }
+    }
+
+    /// The leader was heard.
+    pub(super) fn promise_to_leader(&mut self) {
+        if let Some((_, lease)) = self.lease_in_force() {
+            self.promise.until = self.now.saturating_add(lease.election_timeout());
+        }
+    }
+
+    /// Whether this node owes it to a leader to let no other be elected.
+    pub(super) fn is_promised(&self) -> bool {
+        let forgets = self.has(Planted::LeaseKeptOverRestart);
+        self.now < self.promise.until || (self.now < self.promise.until_after_restart && !forgets)
+    }
+
+    /// Until when this node owes it to a leader to let no other be elected.
+    pub(super) fn promised_until(&self) -> Option<Time> {
+        let until = self.promise.until.max(self.promise.until_after_restart);
+        (until > Time::ZERO).then_some(until)
+    }
+
+    pub(super) fn note_round_sent(&mut self) {
+        let Some((_, lease)) = self.lease_in_force() else { return };
+        let Role::Leader(leader) = &mut self.role else { return };
+        leader.lease.note_sent(leader.round, self.now, lease.duration());
+    }
+
+    /// The index from which on a follower's promise counts.
+    pub(super) fn lease_index(&self) -> Index {
+        self.lease_in_force().map_or(Index::MAX, |(index, _)| index)
+    }
+
+    /// A majority answered: the lease begins anew, from when that round was sent.
+    pub(super) fn confirm_lease(&mut self) {
+        let Role::Leader(leader) = &self.role else { return };
+        if leader.lease.sent.is_empty() {
+            return;
+        }
+        let answered = |voter| {
+            if voter == self.local.node {
+                leader.round
+            } else {
+                leader.progress.get(&voter).map_or(0, |peer| peer.lease_round)
+            }
+        };
+        let confirmed = self.quorum(answered);
+        let from_answer = self.has(Planted::LeaseFromAnswer);
+        let Role::Leader(leader) = &mut self.role else { return };
+        let before = leader.lease.from;
+        leader.lease.confirm(confirmed);
+        if from_answer && leader.lease.from != before {
+            leader.lease.from = Some(self.now);
+        }
+    }
+
+    /// Until when this leader's lease lasts, if it has one now.
+    pub fn lease_until(&self) -> Option<Time> {
+        let (_, lease) = self.lease_in_force()?;
+        let Role::Leader(leader) = &self.role else { return None };
+        let given_up = leader.lease.given_up && !self.has(Planted::LeaseKeptAfterTimeoutNow);
+        // As for rounds: before, this node does not know what is committed.
+        let knows_commit = self.commit >= leader.first_index;
+        let until = leader.lease.from?.saturating_add(lease.duration());
+        (knows_commit && !given_up && self.now < until).then_some(until)
+    }
+}
+
+impl Progress {
+    /// A promise counts that rests on a configuration that the follower cannot forget.
+    pub(super) fn note_promise(&mut self, outcome: AppendOutcome, round: u64, lease_index: Index) {
+        if let AppendOutcome::Accepted { matched, .. } = outcome
+            && matched >= lease_index
+        {
+            self.lease_round = self.lease_round.max(round);
+        }
+    }
+}

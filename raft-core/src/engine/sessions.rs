@@ -1,0 +1,78 @@
+//! What sessions need of the engine: log time, and the certainty that every member understands their entries.
+
+use super::{Engine, ProposeError, Role};
+use crate::session::{SessionAction, SessionEntry};
+use crate::types::{Entry, EntryId, LEVEL, Level, Payload, Time};
+
+/// The level that sessions came with.
+pub const SESSIONS_LEVEL: Level = 2;
+
+impl Engine {
+    /// Whether payloads of `level` may be written: each other member has told this leader that it knows it, or there are such
+    /// payloads in what is applied already, so that each had told an earlier one. Whoever is to become a member must know it too.
+    pub fn all_know(&self, level: Level) -> bool {
+        if level <= self.written_level {
+            return true;
+        }
+        match &self.role {
+            Role::Leader(leader) => {
+                level <= LEVEL && leader.progress.values().all(|peer| peer.level >= level)
+            }
+            _ => false,
+        }
+    }
+
+    /// The same for those members that answer in this term. A change of the members must be possible where one is dead.
+    pub(super) fn answering_know(&self, level: Level) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let mut answering = leader.progress.values().filter(|peer| self.is_active(peer) && peer.matched > 0);
+        self.all_know(level) || (level <= LEVEL && answering.all(|peer| peer.level >= level))
+    }
+
+    /// The state that this node has, from a snapshot or from a machine that is durable by itself, was made with payloads of `level`.
+    pub fn note_level(&mut self, level: Level) {
+        self.written_level = self.written_level.max(level);
+    }
+
+    pub(super) fn note_levels(&mut self, applied: &[Entry]) {
+        if self.written_level < LEVEL {
+            let highest = applied.iter().map(|entry| entry.payload.level()).max();
+            self.note_level(highest.unwrap_or(1));
+        }
+    }
+
+    /// Appends what is asked of the sessions to the log, like [`propose`](Self::propose), and gives it log time.
+    ///
+    /// # Errors
+    /// It was not taken, and never will be.
+    pub fn propose_sessions(
+        &mut self,
+        actions: Vec<SessionAction>,
+        now: Time,
+    ) -> Result<EntryId, ProposeError> {
+        self.set_now(now);
+        let lengths = actions.iter().map(SessionAction::command_bytes);
+        self.may_propose(lengths, SessionEntry::OVERHEAD_BYTES)?;
+        if !self.all_know(SESSIONS_LEVEL) {
+            return Err(ProposeError::NotKnown { level: SESSIONS_LEVEL });
+        }
+        let first = EntryId::new(self.term, self.log.last_index() + 1);
+        let mut elapsed_ms = self.pass_log_time();
+        self.append_own(actions.into_iter().map(|action| {
+            let elapsed_ms = std::mem::take(&mut elapsed_ms);
+            Payload::Session(Box::new(SessionEntry { elapsed_ms, action }))
+        }));
+        self.check();
+        Ok(first)
+    }
+
+    /// The whole milliseconds since this leader's log time was last moved on, and moves it on. A leader's entries follow each
+    /// other in the log, so what is added up there is never more than the time in which it led.
+    fn pass_log_time(&mut self) -> u64 {
+        let Role::Leader(leader) = &mut self.role else { return 0 };
+        let passed = self.now.saturating_sub(leader.stamped_at).as_millis();
+        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
+        leader.stamped_at = leader.stamped_at.saturating_add(Time::from_millis(passed));
+        passed
+    }
+}

@@ -1,0 +1,252 @@
+//! Sessions under the runtime: a command that is repeated is applied once, over failover, restart and snapshot; and the client.
+#![cfg(feature = "runtime")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod cluster;
+mod stock;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cluster::{Cluster, Words, members, options, within};
+use raft_core::client::ClientOptions;
+use raft_core::engine::RoleName;
+use raft_core::mem::{ChannelNetwork, MemLogStore};
+use raft_core::session::{Serial, SessionError, SessionId};
+use raft_core::{Client, ClientError, NodeOptions, Raft, RaftError, RawRaft, SnapshotPlace};
+use stock::{Controls, Disk, Stock, put};
+
+fn serial(session: SessionId, number: u64) -> Serial {
+    Serial { session, number, seen_below: 0 }
+}
+
+/// Opens a session at whoever leads.
+async fn open(cluster: &Cluster) -> SessionId {
+    within(async {
+        loop {
+            match cluster.nodes[&cluster.leader().await].open_session().await {
+                Ok(session) => return session,
+                Err(error) => assert!(error.is_refused(), "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await
+}
+
+/// Sends one command of a session to each node, and again until one has answered it.
+async fn send_to_all(cluster: &Cluster, serial: Serial, word: &str) -> usize {
+    within(async {
+        loop {
+            let mut answers = Vec::new();
+            for node in cluster.nodes.values() {
+                match node.propose_in(serial, &word.to_owned()).await {
+                    Ok(answer) => answers.push(answer),
+                    Err(RaftError::Unknown) => {}
+                    Err(error) => assert!(error.is_refused(), "{error}"),
+                }
+            }
+            if let Some(&first) = answers.first() {
+                assert!(answers.iter().all(|&answer| answer == first), "{answers:?}");
+                return first;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_same_command_is_applied_once_over_failover_restart_and_snapshot() {
+    let places: Vec<SnapshotPlace> = (0..4).map(|_| SnapshotPlace::memory(1 << 20)).collect();
+    let with_place = |id: u64| {
+        let mut options = options(id);
+        options.snapshots = places[id as usize].clone();
+        (options.config.keep_entries, options.config.keep_bytes) = (0, 0);
+        options
+    };
+    let mut cluster = Cluster::blank(with_place).await;
+    within(cluster.nodes[&1].bootstrap(members())).await.unwrap();
+    let session = open(&cluster).await;
+    let first = send_to_all(&cluster, serial(session, 0), "once").await;
+    assert_eq!(first, 1);
+    assert_eq!(send_to_all(&cluster, serial(session, 0), "once").await, 1, "a second time");
+    assert_eq!(cluster.propose("two").await, 2);
+    // Failover.
+    let old = cluster.leader().await;
+    cluster.stop(old).await;
+    assert_eq!(send_to_all(&cluster, serial(session, 0), "once").await, 1, "at another leader");
+    assert_eq!(send_to_all(&cluster, serial(session, 1), "three").await, 3);
+    // A snapshot on each node, and nothing else left of what was applied; then all start from it.
+    for node in cluster.nodes.values() {
+        let last = node.status().borrow().last.index;
+        within(node.wait_for(|status| status.applied >= last)).await.unwrap();
+        within(node.snapshot()).await.unwrap();
+    }
+    for id in 1..=3 {
+        cluster.stop(id).await;
+    }
+    for id in 1..=3 {
+        cluster.start(id, with_place(id)).await;
+    }
+    assert_eq!(send_to_all(&cluster, serial(session, 0), "once").await, 1, "after a snapshot");
+    assert_eq!(send_to_all(&cluster, serial(session, 1), "three").await, 3, "after a snapshot");
+    for id in 1..=3 {
+        cluster.holds(id, &["once", "two", "three"]).await;
+    }
+}
+
+/// A node that is a cluster of its own, and leads.
+async fn alone(tune: fn(&mut NodeOptions)) -> Raft<Words> {
+    let mut options = options(1);
+    tune(&mut options);
+    let network = ChannelNetwork::new();
+    let node = Raft::start(options, MemLogStore::new(), network.transport(1), Words::default());
+    let node = within(node).await.unwrap();
+    within(node.bootstrap([(1, "mem:1")])).await.unwrap();
+    within(node.wait_for(|status| status.role == RoleName::Leader)).await.unwrap();
+    node
+}
+
+async fn pass(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_expired_is_told_so_and_its_command_is_not_applied_again() {
+    let node = alone(|options| {
+        options.sessions.idle = Duration::from_secs(60);
+        options.sessions.max_sessions = 1;
+    })
+    .await;
+    let word = "once".to_owned();
+    let session = node.open_session().await.unwrap();
+    assert_eq!(node.open_session().await, Err(RaftError::Session(SessionError::TooMany)));
+    assert_eq!(node.propose_in(serial(session, 0), &word).await, Ok(1));
+    // In use, it lasts.
+    for _ in 0..3 {
+        pass(59_000).await;
+        node.keep_session(session, 0).await.unwrap();
+    }
+    assert_eq!(node.propose_in(serial(session, 0), &word).await, Ok(1), "its first answer");
+    pass(60_001).await;
+    let expired = RaftError::Session(SessionError::Expired);
+    assert_eq!(node.propose_in(serial(session, 0), &word).await, Err(expired.clone()));
+    assert_eq!(node.propose_in(serial(session, 1), &word).await, Err(expired.clone()));
+    assert_eq!(node.keep_session(session, 2).await, Err(expired));
+    assert_eq!(node.query_local(&()).await.unwrap(), ["once"]);
+    assert_ne!(node.open_session().await.unwrap(), session, "there is room again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_opens_a_new_session_where_the_old_one_expired() {
+    let node = alone(|options| options.sessions.idle = Duration::from_secs(60)).await;
+    let client = Client::new([node.clone()]);
+    assert_eq!(client.propose(&"a".to_owned()).await, Ok(1));
+    pass(60_001).await;
+    assert_eq!(client.propose(&"b".to_owned()).await, Ok(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_is_told_what_its_session_does_not_allow() {
+    let node = alone(|options| options.sessions.max_answers = 2).await;
+    let session = node.open_session().await.unwrap();
+    let call = |number, seen_below| {
+        let node = node.clone();
+        async move { node.propose_in(Serial { session, number, seen_below }, &"x".to_owned()).await }
+    };
+    assert_eq!(call(0, 0).await, Ok(1));
+    assert_eq!(call(1, 0).await, Ok(2));
+    assert_eq!(call(2, 0).await, Err(RaftError::Session(SessionError::Full)));
+    assert_eq!(call(2, 1).await, Ok(3));
+    let seen = RaftError::Session(SessionError::Seen);
+    assert!(!seen.is_refused());
+    assert_eq!(call(0, 0).await, Err(seen));
+    node.close_session(session).await.unwrap();
+    node.close_session(session).await.unwrap();
+    assert_eq!(call(2, 1).await, Err(RaftError::Session(SessionError::Expired)));
+}
+
+#[tokio::test]
+async fn a_durable_machine_keeps_the_sessions_in_its_own_transaction() {
+    let network = ChannelNetwork::new();
+    let (store, disk, controls) =
+        (MemLogStore::new(), Arc::<std::sync::Mutex<Disk>>::default(), Arc::<Controls>::default());
+    let start = async || {
+        let machine = Stock::durable(&controls, &disk);
+        let options = options(1);
+        let node = RawRaft::start(options, store.clone(), network.transport(1), machine).await.unwrap();
+        within(node.bootstrap([(1, "mem:1")])).await.unwrap();
+        within(
+            node.wait_for(|status| status.role == RoleName::Leader && status.applied >= status.last.index),
+        )
+        .await
+        .unwrap();
+        node
+    };
+    let node = start().await;
+    let session = within(node.open_session()).await.unwrap();
+    let first = within(node.propose_in(serial(session, 0), put("a", "1"))).await.unwrap();
+    within(node.propose(put("b", "1"))).await.unwrap();
+    within(node.shutdown()).await;
+    let applied = controls.applied.load(std::sync::atomic::Ordering::SeqCst);
+    let node = start().await;
+    assert_eq!(within(node.propose_in(serial(session, 0), put("a", "1"))).await.unwrap(), first);
+    assert_eq!(
+        controls.applied.load(std::sync::atomic::Ordering::SeqCst),
+        applied,
+        "nothing is applied again"
+    );
+    within(node.close_session(session)).await.unwrap();
+    within(node.shutdown()).await;
+    assert_eq!(disk.lock().unwrap().notes.len(), 1, "only where the machine is");
+    assert_eq!(Bytes::copy_from_slice(&1_u64.to_le_bytes()), first);
+}
+
+#[tokio::test]
+async fn a_client_finds_the_leader_and_repeats_without_harm() {
+    let mut cluster = Cluster::founded().await;
+    let mut options = ClientOptions::default();
+    options.timeout = Duration::from_secs(50);
+    let client = Client::with_options(cluster.nodes.values().cloned(), options);
+    let calls = |from: usize| -> Vec<_> {
+        (from..from + 200)
+            .map(|n| {
+                let client = client.clone();
+                tokio::spawn(async move { client.propose(&n.to_string()).await })
+            })
+            .collect()
+    };
+    let mut open = calls(0);
+    for call in &mut open {
+        within(call).await.unwrap().unwrap();
+    }
+    // The leader is cut off with calls under way; later it stops.
+    let more = calls(200);
+    let old = cluster.leader().await;
+    cluster.isolate(old);
+    for call in more {
+        within(call).await.unwrap().unwrap();
+    }
+    assert_eq!(within(client.read(&())).await.unwrap().len(), 400, "each was applied once");
+    (1..=3).filter(|&id| id != old).for_each(|id| cluster.network.heal(old, id));
+    cluster.stop(old).await;
+    assert_eq!(within(client.propose(&"last".to_owned())).await, Ok(401));
+    within(client.close()).await.unwrap();
+    assert_eq!(within(client.propose(&"another session".to_owned())).await, Ok(402));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_leader_a_client_tells_refused_from_unknown() {
+    let network = ChannelNetwork::new();
+    let node = Raft::start(options(1), MemLogStore::new(), network.transport(1), Words::default());
+    let node = node.await.unwrap();
+    let client = Client::new([node.clone()]);
+    let error = client.propose(&"a".to_owned()).await.unwrap_err();
+    assert_eq!(error, ClientError::Refused(RaftError::NotLeader { leader: None, address: None }));
+    assert!(error.is_refused());
+    node.shutdown().await;
+    let nobody = Client::<Words>::new([]);
+    assert!(nobody.read(&()).await.unwrap_err().is_refused());
+}

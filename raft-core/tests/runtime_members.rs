@@ -225,3 +225,31 @@ async fn an_old_copy_of_a_folder_is_found_out() {
     becomes(&cluster, old, "voters(1 2 3)").await;
     cluster.holds(old, &["a", "b", "c"]).await;
 }
+
+#[tokio::test]
+async fn a_node_with_an_old_roster_follows_a_leader_that_was_taken_in_again() {
+    let mut cluster = Cluster::founded().await;
+    add_blank(&mut cluster, 4).await;
+    add_blank(&mut cluster, 5).await;
+    change(&cluster, |target| target.voter(4, info(4)).voter(5, info(5))).await;
+    for id in 1..=5 {
+        becomes(&cluster, id, "voters(1 2 3 4 5)").await;
+    }
+    let leader = cluster.leader().await;
+    let (away, wiped) = if leader == 5 { (3, 4) } else { (5, leader % 4 + 1) };
+    cluster.stop(away).await;
+    cluster.stop(wiped).await;
+    add_blank(&mut cluster, wiped).await;
+    change(&cluster, |target| target.readmit(wiped)).await;
+    becomes(&cluster, wiped, "voters(1 2 3 4 5)").await;
+    assert_eq!(cluster.propose("a").await, 1);
+    let leader = cluster.leader().await;
+    if leader != wiped {
+        within(cluster.nodes[&leader].transfer_leadership(Some(NodeId(wiped)))).await.unwrap();
+    }
+    // It binds the leader to the folder that was lost, and hears from nobody else.
+    cluster.start(away, options(away)).await;
+    cluster.holds(away, &["a"]).await;
+    becomes(&cluster, away, "voters(1 2 3 4 5)").await;
+    assert_eq!(cluster.leader().await, wiped);
+}

@@ -67,7 +67,8 @@ impl Roster {
         Ok(())
     }
 
-    /// Whether a peer says that it is of this node's `lineage` and has the folder that it is bound to; if not, why.
+    /// Whether a peer says that it is of this node's `lineage`, and has the folder that it is bound to, or is known by now to the cluster
+    /// with another one; if not, why.
     pub(super) fn belongs(&self, peer: Peer, lineage: Lineage) -> Result<(), String> {
         let known = lock(&self.0);
         if known.lineage.contradicts(lineage) {
@@ -78,10 +79,14 @@ impl Roster {
             ));
         }
         match known.bound.get(&peer.node) {
-            Some(&bound) if bound != Incarnation::UNKNOWN && bound != peer.incarnation => Err(format!(
-                "node {} is bound to the data folder {bound} and comes with {}: its folder was wiped or replaced",
-                peer.node, peer.incarnation
-            )),
+            // Who knows a committed configuration with a folder other than this node knows was taken in again since then: this
+            // node's roster is the older one. The engine counts no promise of it until it knows, too.
+            Some(&bound) if bound.contradicts(peer.incarnation) && lineage == Lineage::UNKNOWN => {
+                Err(format!(
+                    "node {} is bound to the data folder {bound} and comes with {}: its folder was wiped or replaced",
+                    peer.node, peer.incarnation
+                ))
+            }
             _ => Ok(()),
         }
     }

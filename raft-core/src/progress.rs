@@ -307,7 +307,6 @@ impl Inflights {
         self.appends.len()
     }
 
-    #[cfg(feature = "testing")]
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes
     }

@@ -39,6 +39,7 @@ type MakeNotes = Box<dyn FnOnce(&[Bytes]) -> Vec<Note> + Send>;
 
 impl Bookkeeping {
     /// Notes that depend on the replies.
+    #[cfg(feature = "runtime")]
     pub(crate) fn new(notes: impl FnOnce(&[Bytes]) -> Vec<Note> + Send + 'static) -> Self {
         Self(Some(Box::new(notes)))
     }

@@ -10,6 +10,7 @@ use crate::membership::Membership;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 #[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "public with the feature"))]
+#[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "planted with the feature only"))]
 pub enum Planted {
     /// The vote is not written with its term, so a restart forgets it.
     VoteForgotten,

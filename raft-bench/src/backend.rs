@@ -267,7 +267,7 @@ fn wire_bytes(envelope: &Envelope) -> u64 {
     ENVELOPE_BYTES
         + match &envelope.message {
             Message::AppendRequest(append) => 5 * 8 + 4 + append.entries.iter().map(entry).sum::<u64>(),
-            Message::AppendResponse(_) => 8 + 8 + 1 + 16 + 1,
+            Message::AppendResponse(_) => 8 + 8 + 1 + 16 + 1 + 1,
             _ => 24,
         }
 }

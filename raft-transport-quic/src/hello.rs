@@ -231,10 +231,10 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_version_3() {
+    fn the_bytes_of_version_4() {
         let expected: &[u8] = &[
             b'R', b'A', b'F', b'T', 60, 0, // magic, length
-            1, 0, 3, 0, // versions
+            1, 0, 4, 0, // versions
             0xed, 0xfe, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // cluster
             7, 0, 0, 0, 0, 0, 0, 0, 0x22, 0x11, 0, 0, 0, 0, 0, 0, // node, incarnation
             3, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, // boot, receiver
@@ -264,13 +264,16 @@ mod tests {
 
     /// Beside the version, it says what we say.
     #[test]
-    fn a_hello_of_version_2_is_answered_in_it() {
-        let mut bytes = offer().encode();
-        bytes[8] = 2;
-        let hello = decode(&bytes).expect("is understood");
-        assert_eq!(hello, Hello { max_version: 2, ..offer() });
-        let answer = hello.answer(local(9), Lineage(6)).expect("has version 2 in common");
-        assert_eq!((answer.min_version, answer.max_version), (2, 2));
+    fn a_hello_of_version_2_or_3_is_answered_in_it() {
+        for version in [2, 3] {
+            let mut bytes = offer().encode();
+            bytes[8] = version;
+            let version = u16::from(version);
+            let hello = decode(&bytes).expect("is understood");
+            assert_eq!(hello, Hello { max_version: version, ..offer() });
+            let answer = hello.answer(local(9), Lineage(6)).expect("has that version in common");
+            assert_eq!((answer.min_version, answer.max_version), (version, version));
+        }
     }
 
     #[test]

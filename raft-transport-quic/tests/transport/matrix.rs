@@ -130,7 +130,7 @@ fn hellos(ca: &DevCa) -> Vec<Case> {
             "of later versions",
             speaks((OURS + 1, 9)),
             VERSION,
-            ["speaks the versions 4 to 9, and we 1 to 3", "answered in version 9"],
+            ["speaks the versions 5 to 9, and we 1 to 4", "answered in version 9"],
         ),
         case(
             "of earlier versions",

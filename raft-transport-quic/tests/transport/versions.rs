@@ -118,7 +118,7 @@ const VERSION_1: Older = Older {
     takes_snapshots: false,
 };
 
-/// The version before ours.
+/// The version with lineages, and no changes of members, sessions or reads on followers yet.
 const VERSION_2: Older = Older {
     hello: concat!(
         "52414654",                         // RAFT

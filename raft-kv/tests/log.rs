@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Output;
 
 use serde_json::{Value, json};
-use support::{Cluster, exit_code, path, run, run_with_stdin, stderr, stdout};
+use support::{Cluster, eventually, exit_code, path, run, run_with_stdin, stderr, stdout};
 
 /// Runs `raft-kv log` with these words and `--data`.
 fn log(words: &[&str], data: &Path) -> Output {
@@ -59,7 +59,12 @@ async fn a_log_is_shown_as_the_commands_it_holds() {
     let nodes = cluster.addresses().join(",");
     assert_eq!(exit_code(&run_with_stdin(&["put", "raw", "-", "--nodes", &nodes], &[0, 255])), 0);
     assert_eq!(exit_code(&run(&["put", "long", &"x".repeat(1000), "--nodes", &nodes])), 0);
-    let status = cluster.nodes[0].status().await.unwrap();
+    // The configuration, a no-op, and each of the eight commands with the opening and the end of its session: the last end may come after
+    // the command has answered.
+    let status = eventually("all entries show in the status", async || {
+        cluster.nodes[0].status().await.filter(|status| status.last.index == 2 + 3 * 8)
+    })
+    .await;
     let data = cluster.nodes[0].data.clone();
     let repair = &["repair", "--from-node", "127.0.0.1:1"][..];
     for words in [&[][..], &["entries"], &["verify"], &["compact"], repair] {

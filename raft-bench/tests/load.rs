@@ -44,6 +44,7 @@ impl LogStore for Stalling {
 
     async fn write(&self, writes: &[Write]) -> Result<(), StorageError> {
         if self.stall.swap(false, Ordering::Relaxed) {
+            // The fault itself, not a wait for something: what the generator must not leave out of its latencies.
             tokio::time::sleep(STALL).await;
         }
         self.inner.write(writes).await

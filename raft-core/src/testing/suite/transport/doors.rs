@@ -108,6 +108,7 @@ async fn another_node_at_the_address(bench: &Bench) -> Check {
     // does not go by addresses may reach node 2.
     for number in 1..=20 {
         a.send(b, vec![a.control(b, number), a.append(b, number, pattern(number, 100))]);
+        // Spread over the time in which a connection comes about: nothing says when it was tried, and nothing may arrive.
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     bench.unheard(a, c, "that it was not told of").await?;

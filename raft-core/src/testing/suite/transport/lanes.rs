@@ -110,6 +110,7 @@ async fn control_overtakes(bench: &Bench) -> Check {
             return Ok(());
         }
         best = best.max(100 * behind / all.max(1));
+        // Another round later, not the same moment of the scheduler again; what a round waits for are conditions.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Err(bench.failure(

@@ -26,6 +26,9 @@ pub(crate) enum What {
     GiveUp,
 }
 
+/// The most wishes that are open: far beyond what operators ask for, and each costs a look at every turn.
+const MAX_OPEN: usize = 64;
+
 /// Callers whose wish is open.
 #[derive(Default)]
 pub(super) struct Changes(Vec<Open>);
@@ -38,7 +41,12 @@ struct Open {
 }
 
 impl Changes {
+    /// Takes a wish; beyond the limit its caller hears so at once.
     pub(super) fn add(&mut self, wish: Wish, now: Time) {
+        if self.0.len() >= MAX_OPEN {
+            let _gone = wish.reply.send(Err(RaftError::Overloaded));
+            return;
+        }
         let until = now.saturating_add(wish.patience);
         self.0.push(Open { wish, until, appended: None });
     }

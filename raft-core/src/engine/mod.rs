@@ -222,7 +222,7 @@ impl Engine {
         let alone =
             engine.membership().voters.iter().eq([&local.node]) && engine.membership().outgoing.is_empty();
         engine.promise_after_restart(alone);
-        if let (true, Role::Follower(follower)) = (alone, &mut engine.role) {
+        if let (true, Role::Follower(follower)) = (alone && !engine.is_promised(), &mut engine.role) {
             // Nobody else could lead: there is nothing to wait for.
             follower.deadline = now;
         }

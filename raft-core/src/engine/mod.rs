@@ -137,6 +137,9 @@ pub struct Engine {
     before: Summary,
     #[cfg(feature = "testing")]
     planted: Option<Planted>,
+    /// The level of an older version, whose part it plays.
+    #[cfg(feature = "testing")]
+    older_level: Option<Level>,
 }
 
 #[derive(Debug)]
@@ -213,6 +216,8 @@ impl Engine {
             before: Summary::default(),
             #[cfg(feature = "testing")]
             planted: None,
+            #[cfg(feature = "testing")]
+            older_level: None,
             config,
             group,
             local,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,6 +11,9 @@ use raft_core::{ClusterId, Config, NodeId, RawRaft, SnapshotPlace};
 use tempfile::TempDir;
 
 use crate::backend::{AnyTransport, Built, Failure, Kept, Network, SentBytes};
+
+/// Nothing that is waited for here takes so long, unless it hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How much memory the snapshots of a volatile node may take.
 const MAX_SNAPSHOT_BYTES: u64 = 1 << 30;
@@ -35,12 +38,13 @@ impl ClusterOptions {
     }
 }
 
-/// Nodes of one cluster, one of which led when it was founded.
+/// Nodes of one cluster.
 pub struct Cluster {
     options: ClusterOptions,
     network: Network,
-    leader: RawRaft,
     nodes: Vec<RawRaft>,
+    /// The place of the node that led when that was last heard of.
+    leader: AtomicUsize,
     sent: Option<Arc<SentBytes>>,
     folder: TempDir,
 }
@@ -63,8 +67,10 @@ impl Cluster {
         let members: Vec<(u64, String)> =
             (1..).zip(nodes.iter().map(|node| node.address().to_owned())).collect();
         nodes.first().ok_or("a cluster has at least one node")?.bootstrap(members).await?;
-        let leader = leader_of(&nodes).await?;
-        Ok(Self { options: options.clone(), network, leader, nodes, sent, folder })
+        let cluster =
+            Self { options: options.clone(), network, nodes, leader: AtomicUsize::new(0), sent, folder };
+        cluster.follow_leader().await?;
+        Ok(cluster)
     }
 
     /// Starts one more node, which is no member yet.
@@ -79,25 +85,40 @@ impl Cluster {
         Ok(started)
     }
 
-    /// The node that led when the cluster was founded.
+    /// The node that clients talk to: the one that led when that was last heard of.
     pub fn leader(&self) -> &RawRaft {
-        &self.leader
+        &self.nodes[self.leader.load(Ordering::Relaxed)]
     }
 
-    /// Makes whoever leads now the node that clients talk to.
+    /// Makes whoever leads now, once somebody does, the node that clients talk to.
     ///
     /// # Errors
-    /// Where a node has ended.
-    pub async fn follow_leader(&mut self) -> Result<(), Failure> {
+    /// Where a node has ended, or none comes to lead.
+    pub async fn follow_leader(&self) -> Result<(), Failure> {
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let leader = leader_of(&self.nodes).await?;
-            // The first node may not know yet that it is another.
-            let name = leader.local().peer.node;
-            if leader.status().borrow().leader == Some(name) {
-                self.leader = leader;
+            // Another may not know yet who leads, or that it is another.
+            let leads = |node: &RawRaft| node.status().borrow().leader == Some(node.local().peer.node);
+            if let Some(place) = self.nodes.iter().position(leads) {
+                self.leader.store(place, Ordering::Relaxed);
                 return Ok(());
             }
+            if Instant::now() > deadline {
+                return Err("nobody leads".into());
+            }
             tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Has clients talk to the node that leads by what another said.
+    pub fn learn_leader(&self, error: &RaftError) {
+        let (RaftError::NotLeader { leader: Some(leader), .. } | RaftError::Transferring { to: leader }) =
+            error
+        else {
+            return;
+        };
+        if let Some(place) = self.nodes.iter().position(|node| node.local().peer.node == *leader) {
+            self.leader.store(place, Ordering::Relaxed);
         }
     }
 
@@ -130,7 +151,7 @@ impl Cluster {
         let start = Instant::now();
         let tasks: Vec<_> = (0..clients)
             .map(|client| {
-                let (left, command, leader) = (Arc::clone(&left), command.clone(), self.leader.clone());
+                let (left, command, leader) = (Arc::clone(&left), command.clone(), self.leader().clone());
                 tokio::spawn(async move {
                     let (mut seen, mut turn) = (Vec::new(), client);
                     while left
@@ -156,7 +177,7 @@ impl Cluster {
     }
 
     /// Stops all nodes.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(&self) {
         for node in &self.nodes {
             node.shutdown().await;
         }
@@ -182,14 +203,6 @@ async fn start_node(
     let store = options.built.store.open(&own)?;
     let transport = AnyTransport::new(network(node)?, sent.cloned());
     Ok(RawRaft::start(node_options, store, transport, options.built.machine.make()).await?)
-}
-
-/// Who leads, once somebody does.
-async fn leader_of(nodes: &[RawRaft]) -> Result<RawRaft, Failure> {
-    let first = nodes.first().ok_or("a cluster has at least one node")?;
-    let leader = first.wait_for(|status| status.leader.is_some()).await?.leader;
-    let found = nodes.iter().find(|node| Some(node.local().peer.node) == leader);
-    Ok(found.ok_or("the leader is not of this cluster")?.clone())
 }
 
 /// Latencies of answers, for percentiles.

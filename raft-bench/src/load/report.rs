@@ -37,7 +37,8 @@ impl Reports {
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let about = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         let text = fs::read(path).map_err(|error| about(&error))?;
-        let reports: Self = serde_json::from_slice(&text).map_err(|error| about(&error))?;
+        let reports: Self = serde_json::from_slice(&text)
+            .map_err(|error| about(&format!("not the results of a load: {error}")))?;
         if reports.format != FORMAT {
             return Err(about(&format!("format {} is not known", reports.format)).into());
         }
@@ -96,8 +97,47 @@ impl Report {
 
     /// What it is about, in a line.
     pub fn title(&self) -> String {
-        let nodes = if self.nodes == 0 { String::new() } else { format!(", {} nodes", self.nodes) };
-        format!("{}{nodes}, {} B, {}", self.subject, self.payload_bytes, self.pace)
+        format!("{}, {}", self.subject, self.load())
+    }
+
+    /// What it bore.
+    pub fn load(&self) -> String {
+        let nodes = match self.nodes {
+            0 => String::new(),
+            1 => "1 node, ".to_owned(),
+            many => format!("{many} nodes, "),
+        };
+        format!("{nodes}{} B, {}", self.payload_bytes, self.pace)
+    }
+
+    /// What must be known to read its runs, a line each.
+    pub fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        let mut rates: Vec<f64> = self.runs.iter().map(|run| run.operations_per_second).collect();
+        rates.sort_by(f64::total_cmp);
+        if let (Some((limit, by)), Some(rate)) = (&self.limit, rates.get(rates.len() / 2)) {
+            let times = limit / rate.max(f64::MIN_POSITIVE);
+            remarks.push(format!(
+                "{}: at most {limit:.0} ops/s by {by}, {times:.2} times what was reached",
+                self.subject
+            ));
+        }
+        for (number, run) in (1..).zip(&self.runs) {
+            let about = |what: String| format!("{}, run {number}: {what}", self.subject);
+            if run.not_sent > 0 {
+                remarks.push(about(format!(
+                    "{} were due and could not be sent, for too many were under way; they count as refused",
+                    run.not_sent
+                )));
+            }
+            if run.processes_ended > 0 {
+                remarks.push(about(format!(
+                    "{} of the processes ended meanwhile; what was taken until then is counted",
+                    run.processes_ended
+                )));
+            }
+        }
+        remarks
     }
 }
 
@@ -143,14 +183,17 @@ pub struct Run {
     pub latency_us: Percentiles,
     /// Share of operations, and the latency in microseconds that they were done within.
     pub curve: Vec<(f64, f64)>,
-    /// Processor time of nodes and, where they are in one process, clients.
-    pub cpu_us_per_operation: f64,
+    /// Processor time of nodes and, where they are in one process, clients. This and the next two where processes were watched.
+    pub cpu_us_per_operation: Option<f64>,
     /// The most memory that was resident at a second's end.
-    pub peak_resident_bytes: u64,
+    pub peak_resident_bytes: Option<u64>,
     /// To devices.
-    pub written_bytes_per_operation: f64,
+    pub written_bytes_per_operation: Option<f64>,
     /// Between nodes, as the wire format has it, where it is counted.
     pub sent_bytes_per_operation: Option<f64>,
+    /// Watched processes that ended before the run did.
+    #[serde(default)]
+    pub processes_ended: usize,
     /// Second by second.
     pub series: Vec<Second>,
 }
@@ -167,11 +210,11 @@ pub struct Second {
     pub max_us: f64,
     pub refused: u64,
     pub unknown: u64,
-    pub resident_bytes: u64,
+    pub resident_bytes: Option<u64>,
 }
 
 impl Second {
-    pub(super) fn new(at_seconds: f64, taken: Duration, shard: &Shard, resident_bytes: u64) -> Self {
+    pub(super) fn new(at_seconds: f64, taken: Duration, shard: &Shard, resident_bytes: Option<u64>) -> Self {
         let latency = shard.percentiles();
         Self {
             at_seconds,

@@ -77,7 +77,7 @@ impl Writers {
 }
 
 pub(super) async fn run(kills: usize, progress: &(dyn Fn(&str) + Sync)) -> Result<Findings, Failure> {
-    let mut nodes = Nodes::start().await?;
+    let mut nodes = Nodes::start(std::env::current_exe()?).await?;
     let writers = Arc::new(Writers::default());
     let key = |writer| format!("failover-{writer}");
     let mut tasks = Vec::new();

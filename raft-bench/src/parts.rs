@@ -1,30 +1,32 @@
 //! The parts alone: engine, codec, log stores, transports, state machines, snapshots, restart, hand-over of leadership.
 
 use std::hint::black_box;
-use std::io::Read;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, SamplingMode, Throughput};
 use raft_core::codec::wire;
 use raft_core::log_store::Write;
 use raft_core::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message};
 use raft_core::runtime::{NodeOptions, RaftError};
-use raft_core::state_machine::{Batch, Command, MachineError, Note, SnapshotView, StateMachine};
+use raft_core::state_machine::{Batch, Command, StateMachine as _};
 use raft_core::transport::{Inbox, LocalNode, SnapshotStream, Transport};
 use raft_core::types::{Entry, EntryId, GroupId, HardState, Incarnation, Lineage, Payload, Peer};
 use raft_core::{ClusterId, Config, LogStore, NodeId, RawRaft, SnapshotPlace};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc};
 
-use crate::backend::{AnyTransport, Backends, Built, Failure, Kept, Network, StoreKind, TransportKind};
-use crate::cluster::{Cluster, ClusterOptions};
+use crate::backend::{
+    AnyTransport, Backends, Built, Failure, Kept, MachineKind, Network, StoreKind, TransportKind,
+};
+use crate::cluster::{Cluster, ClusterOptions, PATIENCE};
 use crate::floor::Floor;
-use crate::matrix::{Preset, lists, preset};
+use crate::invocation::{self, Invocation};
+use crate::machines::Ballast;
+use crate::tables::write_parts;
 use crate::trio::Trio;
 
 /// How large the state of the snapshot benchmarks is.
@@ -33,38 +35,18 @@ const STATE_BYTES: usize = 16 << 20;
 /// How long the log of the restart benchmark is.
 const RESTART_ENTRIES: [u64; 2] = [10_000, 100_000];
 
-/// Nothing that is waited for here takes so long, unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// Measures the parts as criterion's arguments say, and gives the program's exit code. A whole `main` of a benchmark.
 pub fn run(backends: &Backends) -> ExitCode {
-    let preset = match preset() {
-        Ok(preset) => preset,
-        Err(done) => return done,
-    };
-    match measure(backends, preset) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("cannot measure: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    invocation::main(|invocation| measure(backends, invocation))
 }
 
-fn measure(backends: &Backends, preset: Preset) -> Result<(), Failure> {
-    if !lists() {
-        println!("{}\n", Floor::measure(&std::env::temp_dir())?);
+fn measure(backends: &Backends, invocation: &Invocation) -> Result<(), Failure> {
+    let floor = if invocation.lists { None } else { Some(Floor::measure(&std::env::temp_dir())?) };
+    if let Some(floor) = &floor {
+        println!("{floor}\n");
     }
-    let (warm_up, measurement) = match preset {
-        Preset::Quick => (Duration::from_millis(300), Duration::from_secs(1)),
-        Preset::Whole => (Duration::from_secs(1), Duration::from_secs(5)),
-    };
-    let mut criterion = Criterion::default()
-        .sample_size(10)
-        .warm_up_time(warm_up)
-        .measurement_time(measurement)
-        .without_plots()
-        .configure_from_args();
+    let times = |warm_up, measurement| (Duration::from_millis(warm_up), Duration::from_millis(measurement));
+    let mut criterion = invocation.criterion(times(300, 1_000), times(1_000, 4_000));
     engine(&mut criterion)?;
     codec(&mut criterion)?;
     for store in &backends.stores {
@@ -74,7 +56,7 @@ fn measure(backends: &Backends, preset: Preset) -> Result<(), Failure> {
         transport_alone(&mut criterion, transport)?;
     }
     for machine in &backends.machines {
-        machine_alone(&mut criterion, &machine.name, || Box::new(machine.make()))?;
+        machine_alone(&mut criterion, machine)?;
     }
     let ends = backends.transports.first().zip(backends.stores.first()).zip(backends.machines.first());
     if let Some(((transport, store), machine)) = ends {
@@ -87,7 +69,10 @@ fn measure(backends: &Backends, preset: Preset) -> Result<(), Failure> {
         restart(&mut criterion, store)?;
     }
     criterion.final_summary();
-    Ok(())
+    match (&invocation.results, &floor) {
+        (Some(folder), Some(floor)) => write_parts(folder, floor),
+        _ => Ok(()),
+    }
 }
 
 /// Stops a benchmark at the first failure: criterion's closures cannot give one back.
@@ -447,16 +432,13 @@ fn transport_alone(criterion: &mut Criterion, kind: &TransportKind) -> Result<()
     failures.end()
 }
 
-fn machine_alone(
-    criterion: &mut Criterion,
-    name: &str,
-    make: impl Fn() -> Box<dyn StateMachine>,
-) -> Result<(), Failure> {
+fn machine_alone(criterion: &mut Criterion, kind: &MachineKind) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let mut failures = Failures::default();
-    let mut group = criterion.benchmark_group(format!("machine/{name}"));
+    let own = kind.commands(64);
+    let mut group = criterion.benchmark_group(format!("machine/{}", kind.name));
     for count in [1_u64, 1024] {
-        let mut machine = make();
+        let mut machine = kind.make();
         let mut index = 0;
         group.throughput(Throughput::Elements(count));
         group.bench_function(format!("apply/{count}x64B"), |bencher| {
@@ -464,7 +446,7 @@ fn machine_alone(
                 || {
                     let commands = (0..count).map(|_| {
                         index += 1;
-                        Command { id: EntryId::new(1, index), bytes: command() }
+                        Command { id: EntryId::new(1, index), bytes: own.get(index) }
                     });
                     Batch { commands: commands.collect(), ..Batch::default() }
                 },
@@ -478,56 +460,6 @@ fn machine_alone(
     }
     group.finish();
     failures.end()
-}
-
-/// A machine with a state of some size that never changes.
-struct Ballast(Arc<Vec<u8>>);
-
-impl Ballast {
-    fn new() -> Self {
-        // Not all the same: a disk may be cleverer than the one that counts.
-        let mut state = vec![0; STATE_BYTES];
-        let mut number = 1_u64;
-        for chunk in state.chunks_exact_mut(8) {
-            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            chunk.copy_from_slice(&number.to_le_bytes());
-        }
-        Self(Arc::new(state))
-    }
-}
-
-struct BallastView(Arc<Vec<u8>>);
-
-impl SnapshotView for BallastView {
-    fn write_to(self: Box<Self>, sink: &mut dyn std::io::Write) -> std::io::Result<()> {
-        sink.write_all(&self.0)
-    }
-}
-
-#[async_trait]
-impl StateMachine for Ballast {
-    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {
-        Ok(None)
-    }
-
-    async fn apply(&mut self, batch: Batch) -> Result<Vec<Bytes>, MachineError> {
-        Ok(vec![Bytes::new(); batch.commands.len()])
-    }
-
-    async fn query(&mut self, _: Bytes) -> Result<Bytes, MachineError> {
-        Ok(Bytes::new())
-    }
-
-    async fn snapshot(&mut self) -> Result<Box<dyn SnapshotView>, MachineError> {
-        Ok(Box::new(BallastView(Arc::clone(&self.0))))
-    }
-
-    async fn restore(&mut self, source: &mut (dyn Read + Send)) -> Result<(), MachineError> {
-        let mut state = Vec::with_capacity(STATE_BYTES);
-        source.read_to_end(&mut state).map_err(|e| MachineError::new(format!("cannot restore: {e}")))?;
-        self.0 = Arc::new(state);
-        Ok(())
-    }
 }
 
 /// Nodes over a store that outlives them, each in a folder of its own, so that they can be started again.
@@ -555,7 +487,7 @@ impl Nodes {
             Kept::Volatile => SnapshotPlace::memory(16 * STATE_BYTES as u64),
         };
         let transport = AnyTransport::new((self.network)(NodeId(id))?, None);
-        Ok(RawRaft::start(options, store, transport, Ballast::new()).await?)
+        Ok(RawRaft::start(options, store, transport, Ballast::of(STATE_BYTES)).await?)
     }
 
     fn own(&self, id: u64) -> Result<std::path::PathBuf, Failure> {

@@ -53,7 +53,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    const ID: ClusterId = ClusterId(0xbe9c);
+    pub(crate) const ID: ClusterId = ClusterId(0xbe9c);
 
     /// Starts the nodes and founds their cluster.
     ///
@@ -98,19 +98,8 @@ impl Cluster {
     /// # Errors
     /// Where a node has ended, or none comes to lead.
     pub async fn follow_leader(&self) -> Result<(), Failure> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            // Another may not know yet who leads, or that it is another.
-            let leads = |node: &RawRaft| node.status().borrow().leader == Some(node.local().peer.node);
-            if let Some(place) = self.nodes.iter().position(leads) {
-                self.leader.store(place, Ordering::Relaxed);
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                return Err("nobody leads".into());
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        self.leader.store(leading(&self.nodes).await?.0, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Has clients talk to the node that leads by what another said.
@@ -203,8 +192,24 @@ impl Cluster {
     }
 }
 
+/// The place of the node that leads, and the node, once one does.
+pub(crate) async fn leading(nodes: &[RawRaft]) -> Result<(usize, RawRaft), Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // Another may not know yet who leads, or that it is another.
+        let leads = |node: &RawRaft| node.status().borrow().leader == Some(node.local().peer.node);
+        if let Some(place) = nodes.iter().position(leads) {
+            return Ok((place, nodes[place].clone()));
+        }
+        if Instant::now() > deadline {
+            return Err("nobody leads".into());
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 /// Starts a node in a folder of its own.
-async fn start_node(
+pub(crate) async fn start_node(
     options: &ClusterOptions,
     node: NodeId,
     network: &Network,

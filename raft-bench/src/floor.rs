@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::backend::{Built, Failure, Kept, Wire};
 use crate::cluster::percentile;
+use crate::numbers::micros;
 
 const MESSAGE_BYTES: usize = 64;
 
@@ -133,10 +134,6 @@ impl fmt::Display for Floor {
         }
         Ok(())
     }
-}
-
-pub(crate) fn micros(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
 }
 
 /// A result to be held against the floor.

@@ -13,6 +13,8 @@ pub mod load;
 mod machines;
 #[cfg(feature = "matrix")]
 pub mod matrix;
+pub mod messages;
+mod numbers;
 #[cfg(feature = "matrix")]
 pub mod parts;
 pub mod process;

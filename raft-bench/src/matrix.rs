@@ -10,10 +10,11 @@ use tokio::runtime::Runtime;
 
 use crate::backend::{Backends, Built, Failure};
 use crate::cluster::{Cluster, ClusterOptions, Latency, percentile};
-use crate::floor::{Case, Floor, micros};
+use crate::floor::{Case, Floor};
 use crate::invocation::{self, Invocation, Preset};
+use crate::numbers::{grouped, micros};
 use crate::process::Usage;
-use crate::tables::{Table, rounded};
+use crate::tables::Table;
 
 const CLIENTS: [usize; 5] = [1, 64, 256, 1024, 4096];
 const NODES: [usize; 3] = [1, 3, 5];
@@ -42,7 +43,7 @@ struct Row {
 impl Row {
     /// What a case is, as cells of a table.
     fn cells(&self, clients: usize) -> [String; 4] {
-        let thousands = rounded(clients as f64);
+        let thousands = grouped(clients as f64);
         [self.built.name(), self.nodes.to_string(), self.payload.0.to_owned(), thousands]
     }
 
@@ -113,7 +114,7 @@ pub fn run(backends: &Backends) -> ExitCode {
     invocation::main(|invocation| {
         let times =
             |warm_up, measurement| (Duration::from_millis(warm_up), Duration::from_millis(measurement));
-        let criterion = invocation.criterion(times(500, 2_000), times(500, 3_000));
+        let criterion = invocation.criterion(times(500, 2_000), times(500, 2_500));
         measure(backends, invocation, criterion).map(drop)
     })
 }
@@ -280,11 +281,11 @@ impl Matrix {
         ));
         if let Some(table) = &mut self.table {
             let results = [
-                rounded(rate),
-                rounded(p50),
-                rounded(p99),
+                grouped(rate),
+                grouped(p50),
+                grouped(p99),
                 format!("{cpu:.2}"),
-                rounded(limit.rate),
+                grouped(limit.rate),
                 limit.by.to_string(),
                 format!("{times:.2}"),
             ];

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::backend::Failure;
 use crate::floor::Floor;
 use crate::invocation::criterion_data;
+use crate::numbers::grouped;
 
 /// A table in a file of its own, to which lines are added at the end.
 pub(crate) struct Table {
@@ -78,7 +79,7 @@ fn collect(folder: &Path, found: &mut BTreeMap<String, (f64, String)>) -> Result
             let ns = ns.ok_or("criterion's data have another form")?;
             let per_second = |kind: &str| about["throughput"][kind].as_f64().map(|count| count * 1e9 / ns);
             let throughput = match (per_second("Elements"), per_second("Bytes")) {
-                (Some(rate), _) => format!("{}/s", rounded(rate)),
+                (Some(rate), _) => format!("{}/s", grouped(rate)),
                 (None, Some(rate)) => format!("{:.1} MB/s", rate / 1e6),
                 (None, None) => String::new(),
             };
@@ -96,17 +97,4 @@ fn time(ns: f64) -> String {
         ns if ns < 1e6 => format!("{:.2} us", ns / 1e3),
         ns => format!("{:.2} ms", ns / 1e6),
     }
-}
-
-/// `1,234,567`.
-pub(crate) fn rounded(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

@@ -114,7 +114,7 @@ pub fn run(backends: &Backends) -> ExitCode {
     invocation::main(|invocation| {
         let times =
             |warm_up, measurement| (Duration::from_millis(warm_up), Duration::from_millis(measurement));
-        let criterion = invocation.criterion(times(500, 2_000), times(500, 2_500));
+        let criterion = invocation.criterion(times(500, 2_000), times(500, 3_500));
         measure(backends, invocation, criterion).map(drop)
     })
 }

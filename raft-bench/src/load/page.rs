@@ -1,7 +1,7 @@
 //! Results as a page with plots, in one file that needs nothing beside it.
 
 use super::columns::{SHOWN, rows};
-use super::plot::{Line, Plot, escaped, grouped};
+use super::plot::{Line, Plot, escaped, mark};
 use super::{FloorReport, Report, Reports, Run, Second};
 use crate::backend::Failure;
 
@@ -78,7 +78,7 @@ const RATE: Plot<'_> = Plot {
     across: "seconds since the warm-up",
     up: "operations/s",
     logarithmic: false,
-    tick: grouped,
+    tick: mark,
 };
 
 const SHARE: Plot<'_> = Plot {

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::recorder::{Percentiles, Shard};
 use crate::backend::Failure;
-use crate::floor::{Floor, micros};
+use crate::floor::Floor;
+use crate::numbers::micros;
 
 /// The format of the files; another number is another format.
 const FORMAT: u32 = 1;

@@ -125,6 +125,11 @@ impl Progress {
         }
     }
 
+    /// Whether the peer has said that it does not know all payloads up to `level`.
+    pub(crate) const fn is_older_than(&self, level: Level) -> bool {
+        self.level > 0 && self.level < level
+    }
+
     /// What was read back for the peer and is not what it needs next is of no use to it any more.
     pub(crate) fn drop_stale_fetch(&mut self) {
         if let PeerFetch::Here(entries) = &self.fetch

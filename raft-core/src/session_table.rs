@@ -119,6 +119,11 @@ impl SessionTable {
         self.sessions.is_empty()
     }
 
+    /// The sessions, oldest first.
+    pub fn ids(&self) -> impl Iterator<Item = SessionId> + '_ {
+        self.sessions.keys().copied()
+    }
+
     /// Log time in milliseconds.
     pub const fn now_ms(&self) -> u64 {
         self.now_ms
@@ -391,7 +396,12 @@ impl SessionTable {
         for Note { mut key, value } in notes {
             let mut value = value.ok_or(CodecError::Malformed)?;
             match key.try_get_u8() {
-                Err(_) => applied = Some(table.take_head(&mut value)?),
+                Err(_) => {
+                    let head = table.take_head(&mut value)?;
+                    if applied.replace(head).is_some() {
+                        return Err(CodecError::Malformed);
+                    }
+                }
                 Ok(SESSION) => {
                     let id = take_id(&mut key)?;
                     let session = take_session(&mut value)?;

@@ -183,20 +183,16 @@ pub enum Payload {
 pub type Level = u8;
 
 /// The level of this version. 1: no-ops, commands and configurations; 2: sessions, and configurations on
-/// their way to another or with suspended members.
-pub const LEVEL: Level = 2;
+/// their way to another or with suspended members; 3: configurations with a lease.
+pub const LEVEL: Level = 3;
 
 impl Payload {
     /// The level that this kind came with.
     pub fn level(&self) -> Level {
         match self {
             Self::Noop | Self::Command(_) => 1,
-            Self::Membership(membership)
-                if membership.target.is_none() && membership.suspended.is_empty() =>
-            {
-                1
-            }
-            Self::Membership(_) | Self::Session(_) => 2,
+            Self::Membership(membership) => membership.level(),
+            Self::Session(_) => 2,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The bench itself is tested: each bug that can be planted in the engine is caught, by the simulator or by a script.
+//! The bench itself is tested: each bug that can be planted in the engine is caught, by the simulator or, where that is said here, by a
+//! script.
 //! What it took is printed (`-- --nocapture`).
 
 #![cfg(feature = "testing")]
@@ -10,8 +11,18 @@ use raft_core::engine::Planted;
 use raft_core::testing::script;
 use raft_core::testing::sim::{self, Options};
 
-/// More seeds than most of the bugs need; the others are for the scripts.
+/// More seeds than most of the bugs need.
 const SEEDS: u64 = 30;
+
+/// Those that need a rarer chance than the simulator gives them in so many seeds.
+const FOR_THE_SCRIPTS: &[Planted] = &[
+    Planted::VerifiedKept,
+    Planted::LateResponse,
+    Planted::TransferVoteIgnoresLog,
+    Planted::LateTimeoutNow,
+    Planted::SnapshotBehindCommit,
+    Planted::MatchingSuffixDropped,
+];
 
 #[test]
 fn every_planted_bug_is_caught() {
@@ -28,11 +39,12 @@ fn every_planted_bug_is_caught() {
             ),
             None => println!("{bug:?}: {scripts} scripts, more than {SEEDS} seeds"),
         }
-        if scripts == 0 && seed.is_none() {
+        let for_the_scripts = FOR_THE_SCRIPTS.contains(&bug);
+        if seed.is_none() && (scripts == 0 || !for_the_scripts) {
             missed.push(bug);
         }
     }
-    assert!(missed.is_empty(), "neither scripts nor {SEEDS} seeds catch {missed:?}");
+    assert!(missed.is_empty(), "{SEEDS} seeds do not catch {missed:?}, nor scripts where they will do");
 }
 
 #[test]

@@ -102,6 +102,15 @@ pub enum Wait {
         /// Rounds that took too long.
         slow_rounds: u32,
     },
+    /// The node runs an older version, which cannot read what is in the log: it gets no entries and no vote until it is upgraded.
+    OlderVersion {
+        /// The node.
+        node: NodeId,
+        /// The level of payloads that it knows.
+        level: Level,
+        /// The level that is in the log.
+        needed: Level,
+    },
     /// Leadership is being handed over.
     Transfer,
 }
@@ -122,6 +131,11 @@ impl Engine {
         now: Time,
     ) -> Result<Index, ChangeError> {
         target.validate().map_err(ChangeError::Invalid)?;
+        for &node in target.voters.difference(&self.membership().voters) {
+            if let Some(level) = self.older_level(node) {
+                return Err(ChangeError::OlderVersion { node, level, needed: self.log_level() });
+            }
+        }
         self.begin_change(based_on, now, |membership| membership.aim(target))
     }
 
@@ -263,7 +277,10 @@ impl Engine {
         } else if membership.target.is_some() || !membership.outgoing.is_empty() {
             self.observe_catch_ups();
             let Role::Leader(leader) = &self.role else { return };
-            let done = |node| leader.change.catch_ups.get(&node).is_some_and(|catch_up| catch_up.done);
+            let done = |node| {
+                let held = leader.change.catch_ups.get(&node).is_some_and(|catch_up| catch_up.done);
+                held && self.older_level(node).is_none()
+            };
             match self.membership().next_step(done) {
                 Step::Enter(next) => *next,
                 Step::Rest | Step::CatchUp(_) => return,
@@ -444,11 +461,18 @@ impl Engine {
         if let Role::Leader(leader) = &self.role {
             waits.extend(self.change_waits());
             waits.extend(asked.iter().map(|&node| Wait::Identity { node }));
-            let done = |node| leader.change.catch_ups.get(&node).is_some_and(|catch_up| catch_up.done);
+            let done = |node| {
+                let held = leader.change.catch_ups.get(&node).is_some_and(|catch_up| catch_up.done);
+                held && self.older_level(node).is_none()
+            };
             let silent = |node| leader.progress.get(&node).is_none_or(|peer| !self.is_active(peer));
             match membership.next_step(done) {
                 Step::CatchUp(nodes) => {
                     for node in nodes.into_iter().filter(|node| !asked.contains(node)) {
+                        if let Some(level) = self.older_level(node) {
+                            waits.push(Wait::OlderVersion { node, level, needed: self.log_level() });
+                            continue;
+                        }
                         let catch_up = leader.change.catch_ups.get(&node);
                         waits.push(match (leader.progress.get(&node), catch_up) {
                             (Some(peer), Some(catch_up)) if !silent(node) => Wait::CatchUp {
@@ -512,6 +536,19 @@ pub enum ChangeError {
     /// A member that answers runs a version that knows no such changes: upgrade it first.
     #[error("a member runs a version that does not know how members are changed: upgrade it first")]
     NotKnown,
+    /// A node that is to vote runs a version that cannot read what is in the log: upgrade it first.
+    #[error(
+        "node {node} runs a version that knows payloads up to level {level}, and there are some of level {needed} in the log: \
+         upgrade it first"
+    )]
+    OlderVersion {
+        /// The node.
+        node: NodeId,
+        /// The level that it knows.
+        level: Level,
+        /// The level that is in the log.
+        needed: Level,
+    },
     /// The target makes no configuration.
     #[error(transparent)]
     Invalid(MembershipError),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::candidate::Candidate;
 use super::{Engine, Role};
 use crate::progress::{Flow, Progress, SnapshotStage};
-use crate::types::{Index, NodeId, Term, Time};
+use crate::types::{Index, Level, NodeId, Term, Time};
 
 /// Something that keeps a node or its cluster from going on. Its `Display` is a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +101,13 @@ pub enum Lag {
     Silent {
         /// Since when.
         since: Duration,
+    },
+    /// It runs an older version, which cannot read what is in the log, and is sent nothing until it is upgraded.
+    OlderVersion {
+        /// The level of payloads that it knows.
+        level: Level,
+        /// The level that is in the log.
+        needed: Level,
     },
     /// It needs a snapshot, which waits to be sent.
     SnapshotDue {
@@ -246,6 +253,9 @@ impl Engine {
         if since >= self.config.election_timeout {
             return Lag::Silent { since };
         }
+        if peer.is_older_than(self.log_level()) {
+            return Lag::OlderVersion { level: peer.level, needed: self.log_level() };
+        }
         let (appends, bytes) = (peer.inflights.len(), peer.inflights.bytes());
         match peer.flow {
             Flow::Snapshot { last, stage: SnapshotStage::Due { .. } } => Lag::SnapshotDue { last },
@@ -348,6 +358,11 @@ impl fmt::Display for Lag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Silent { since } => write!(f, "it has not answered for {} ms", since.as_millis()),
+            Self::OlderVersion { level, needed } => write!(
+                f,
+                "it runs a version that knows payloads up to level {level}, and there are some of level {needed} in the log; it \
+                 is sent nothing until it is upgraded"
+            ),
             Self::SnapshotDue { last } => {
                 write!(f, "it needs the snapshot up to {last}, which waits to be sent")
             }

@@ -4,7 +4,7 @@ use super::event::{Event, Refusal};
 use super::planted::Planted;
 use super::{Engine, Role};
 use crate::message::{AppendOutcome, AppendRequest, AppendResponse, Message, VoteRequest, VoteResponse};
-use crate::types::{EntryId, Index, LEVEL, Payload, Peer, Term, Time};
+use crate::types::{EntryId, Index, Payload, Peer, Term, Time};
 
 /// A follower's own state. It begins anew at each change of term or leader.
 #[derive(Debug, Default)]
@@ -267,7 +267,7 @@ impl Engine {
 
     fn append_response(&self, round: u64, outcome: AppendOutcome) -> Message {
         let (term, priority) = (self.term, self.config.priority);
-        Message::AppendResponse(AppendResponse { term, round, outcome, priority, level: LEVEL })
+        Message::AppendResponse(AppendResponse { term, round, outcome, priority, level: self.own_level() })
     }
 }
 

@@ -291,10 +291,12 @@ impl Engine {
 
     /// Entries for every peer that has room for them.
     pub(super) fn emit_appends(&mut self, ready: &mut Ready) {
+        let level = self.log_level();
         let Role::Leader(leader) = &mut self.role else { return };
         let sender = Sender { term: self.term, commit: self.commit, round: leader.round, log: &self.log };
         let mut requests = Vec::new();
-        for (&node, peer) in &mut leader.progress {
+        // Who cannot read what is in the log is asked by heartbeats only, until it runs a newer version.
+        for (&node, peer) in leader.progress.iter_mut().filter(|(_, peer)| !peer.is_older_than(level)) {
             let active = self.now < peer.heard_at.saturating_add(self.config.election_timeout);
             while let Some(request) = sender.append(peer, active, &self.config) {
                 requests.push((node, request));

@@ -83,10 +83,14 @@ impl Engine {
         self.config.heartbeat_interval = heartbeat_interval.min(election_timeout / 2);
     }
 
-    /// What was promised before the start is not known: as if the leader had been heard just now. Not where this node is alone: there
-    /// is nobody whom it could have promised anything.
+    /// What was promised before the start is not known: as if the leader had been heard just now. Not where this node is alone and has led
+    /// since it is, or always was: nobody else can lead then. Before, the leader that left office for it may still count on it.
     pub(super) fn promise_after_restart(&mut self, alone: bool) {
-        if let (Some((_, lease)), false) = (self.lease_in_force(), alone) {
+        let Some((index, lease)) = self.lease_in_force() else { return };
+        // In a later term only who holds the configuration can have led, and so only this node.
+        let term = self.log.term(index).unwrap_or(self.log.base().term);
+        let led_alone = index <= 1 || self.log.last().term > term;
+        if !(alone && led_alone) {
             self.promise.until_after_restart = self.now.saturating_add(lease.election_timeout());
         }
     }

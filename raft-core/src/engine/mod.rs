@@ -137,6 +137,9 @@ pub struct Engine {
     before: Summary,
     #[cfg(feature = "testing")]
     planted: Option<Planted>,
+    /// The level of an older version, whose part it plays.
+    #[cfg(feature = "testing")]
+    older_level: Option<Level>,
 }
 
 #[derive(Debug)]
@@ -213,6 +216,8 @@ impl Engine {
             before: Summary::default(),
             #[cfg(feature = "testing")]
             planted: None,
+            #[cfg(feature = "testing")]
+            older_level: None,
             config,
             group,
             local,
@@ -222,7 +227,7 @@ impl Engine {
         let alone =
             engine.membership().voters.iter().eq([&local.node]) && engine.membership().outgoing.is_empty();
         engine.promise_after_restart(alone);
-        if let (true, Role::Follower(follower)) = (alone, &mut engine.role) {
+        if let (true, Role::Follower(follower)) = (alone && !engine.is_promised(), &mut engine.role) {
             // Nobody else could lead: there is nothing to wait for.
             follower.deadline = now;
         }

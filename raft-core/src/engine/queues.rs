@@ -63,6 +63,11 @@ impl Engine {
         }
     }
 
+    /// How many reads began on this node in this run.
+    pub const fn reads_begun(&self) -> u64 {
+        self.next_read
+    }
+
     /// The highest index that this node counts as durable on itself.
     pub const fn durable_index(&self) -> crate::types::Index {
         self.durable.index

@@ -1,32 +1,66 @@
 //! What sessions need of the engine: log time, and the certainty that every member understands their entries.
 
 use super::{Engine, ProposeError, Role};
+use crate::progress::Progress;
 use crate::session::{SessionAction, SessionEntry};
-use crate::types::{Entry, EntryId, LEVEL, Level, Payload, Time};
+use crate::types::{Entry, EntryId, LEVEL, Level, NodeId, Payload, Time};
 
 /// The level that sessions came with.
 pub const SESSIONS_LEVEL: Level = 2;
 
 impl Engine {
-    /// Whether payloads of `level` may be written: each other member has told this leader that it knows it, or there are such
-    /// payloads in what is applied already, so that each had told an earlier one. Whoever is to become a member must know it too.
+    /// Whether payloads of `level` may be written: each other member has told this leader that it knows it, or has been silent for an
+    /// election timeout, so that a dead one holds nobody up; or there are such payloads in what is applied already. Who turns out to
+    /// run an older version gets nothing that it cannot read ([`Wait::OlderVersion`](super::Wait::OlderVersion)), and whoever is to
+    /// become a member must know it too.
     pub fn all_know(&self, level: Level) -> bool {
         if level <= self.written_level {
             return true;
         }
         match &self.role {
             Role::Leader(leader) => {
-                level <= LEVEL && leader.progress.values().all(|peer| peer.level >= level)
+                let silent = |peer: &Progress| peer.level == 0 && !self.is_active(peer);
+                level <= LEVEL && leader.progress.values().all(|peer| peer.level >= level || silent(peer))
             }
             _ => false,
         }
     }
 
-    /// The same for those members that answer in this term. A change of the members must be possible where one is dead.
+    /// The same for those members that answer in this term, at once. A change of the members must be possible where one is dead.
     pub(super) fn answering_know(&self, level: Level) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let mut answering = leader.progress.values().filter(|peer| self.is_active(peer) && peer.matched > 0);
         self.all_know(level) || (level <= LEVEL && answering.all(|peer| peer.level >= level))
+    }
+
+    /// Says from now on that it knows payloads up to `level` only, as an older version does. Such must not be given to it then.
+    #[cfg(feature = "testing")]
+    pub const fn play_older(&mut self, level: Level) {
+        self.older_level = Some(level);
+    }
+
+    /// What this node says that it knows.
+    #[cfg(feature = "testing")]
+    pub(super) fn own_level(&self) -> Level {
+        self.older_level.unwrap_or(LEVEL)
+    }
+
+    /// What this node says that it knows.
+    #[cfg(not(feature = "testing"))]
+    #[expect(clippy::unused_self, reason = "with the feature it is used")]
+    pub(super) const fn own_level(&self) -> Level {
+        LEVEL
+    }
+
+    /// The highest level that is in the log, as far as this node knows without reading it: who does not know it cannot take the log.
+    pub(super) fn log_level(&self) -> Level {
+        self.written_level.max(self.membership().level())
+    }
+
+    /// The level that a peer knows, where it has said so and that is less than what is in the log.
+    pub(super) fn older_level(&self, node: NodeId) -> Option<Level> {
+        let Role::Leader(leader) = &self.role else { return None };
+        leader.progress.get(&node).filter(|peer| peer.is_older_than(self.log_level())).map(|peer| peer.level)
     }
 
     /// The state that this node has, from a snapshot or from a machine that is durable by itself, was made with payloads of `level`.

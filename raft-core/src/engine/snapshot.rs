@@ -304,10 +304,11 @@ impl Engine {
     pub(super) fn emit_send_snapshots(&mut self, ready: &mut Ready) {
         let mut wanted = BTreeSet::new();
         let of_use = !self.is_of_earlier_lineage(self.snapshots.latest.as_ref());
+        let level = self.log_level();
         if let Role::Leader(leader) = &mut self.role {
             let base = self.log.base().index;
             let membership = self.log.membership().map(|(_, membership)| membership);
-            for (&node, peer) in &mut leader.progress {
+            for (&node, peer) in leader.progress.iter_mut().filter(|(_, peer)| !peer.is_older_than(level)) {
                 let active = self.now < peer.heard_at.saturating_add(self.config.election_timeout);
                 let Some(meta) =
                     self.snapshots.latest.as_ref().filter(|_| of_use && (active || peer.is_sent_snapshot()))

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::target::{Step, Target};
-use crate::types::{Incarnation, Lineage, NodeId};
+use crate::types::{Incarnation, Level, Lineage, NodeId};
 
 /// The most voters: beyond nine, a majority costs more than it protects.
 pub const MAX_VOTERS: usize = 9;
@@ -121,6 +121,17 @@ impl Membership {
             target: None,
             suspended: BTreeSet::new(),
             lease: None,
+        }
+    }
+
+    /// The level of payloads that it is one of.
+    pub fn level(&self) -> Level {
+        if self.lease.is_some() {
+            3
+        } else if self.target.is_some() || !self.suspended.is_empty() {
+            2
+        } else {
+            1
         }
     }
 

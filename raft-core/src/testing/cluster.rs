@@ -9,7 +9,7 @@ use crate::log_store::LogStore;
 use crate::membership::{Membership, NodeInfo};
 use crate::offline;
 use crate::testing::disk::{Image, founded_outline};
-use crate::testing::invariants::{Broken, Invariants, View};
+use crate::testing::invariants::{Broken, Invariants, View, leases};
 use crate::testing::node::{Applied, Node, incarnation};
 use crate::testing::shelf::SnapshotFile;
 use crate::types::{
@@ -243,6 +243,14 @@ impl Cluster {
             self.nodes[place].disk.submit(write.clone()).map_err(contract)?;
         }
         Ok(ready)
+    }
+
+    /// Whether nobody leads beside a leader with a lease, where `clock` tells each node's time.
+    ///
+    /// # Errors
+    /// Where another does.
+    pub fn check_leases(&self, clock: impl Fn(usize) -> Time) -> Result<(), Broken> {
+        leases::check(&self.nodes, clock)
     }
 
     /// A node's writes through `number` are durable, and it is told so.

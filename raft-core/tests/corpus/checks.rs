@@ -8,7 +8,9 @@ use raft_core::codec::{cold, entry, wire};
 use raft_core::engine::EngineOptions;
 use raft_core::log_store::LogState;
 use raft_core::message::Envelope;
-use raft_core::types::{Entry, HardState, Outline, Payload, Peer, SnapshotMeta, Time};
+use raft_core::session::{Serial, SessionAction, SessionEntry, SessionId, SessionLimits};
+use raft_core::session_table::{Note, SessionTable, Verdict};
+use raft_core::types::{Entry, EntryId, HardState, Outline, Payload, Peer, SnapshotMeta, Time};
 use raft_core::{Config, Engine, GroupId, Incarnation, Membership, NodeId};
 
 /// Panics where something does not hold of these bytes.
@@ -23,6 +25,8 @@ pub(crate) const CHECKS: &[(&str, Check)] = &[
     ("outline", outline),
     ("membership", membership),
     ("snapshot_meta", snapshot_meta),
+    ("session_table", session_table),
+    ("session_notes", session_notes),
 ];
 
 const HEADER: usize = wire::FRAME_HEADER_BYTES;
@@ -203,6 +207,75 @@ pub(crate) fn snapshot_meta(bytes: &[u8]) {
     if let Some(value) = structure::<SnapshotMeta>(bytes) {
         use_membership(&value.membership);
     }
+}
+
+/// The sessions at the front of a snapshot, and whatever follows.
+pub(crate) fn session_table(bytes: &[u8]) {
+    let mut rest = bytes;
+    let Ok((table, applied)) = SessionTable::read_from(&mut rest) else { return };
+    let taken = bytes.len() - rest.len();
+    assert_eq!(rest, &bytes[taken..], "what follows is left as it was");
+    let mut again = Vec::new();
+    table.write_to(applied, &mut again).expect("what was read can be written");
+    // What the version before sessions wrote is nine bytes shorter.
+    assert!(
+        again.len() == taken || (again.len() == taken + 9 && !table.is_used()),
+        "{} {taken}",
+        again.len()
+    );
+    assert_eq!(
+        SessionTable::read_from(&mut &again[..]).expect("what was written is read"),
+        (table.clone(), applied)
+    );
+    use_sessions(table, applied);
+}
+
+/// What a machine that is durable by itself gives back, one note after another: the lengths of key and value in a byte each, and both.
+pub(crate) fn session_notes(mut bytes: &[u8]) {
+    let mut notes = Vec::new();
+    while let Some((&[key, value], rest)) = bytes.split_first_chunk() {
+        let (key, value) = (usize::from(key).min(rest.len()), usize::from(value));
+        let (key, rest) = rest.split_at(key);
+        let (value, rest) = rest.split_at(value.min(rest.len()));
+        let [key, value] = [key, value].map(Bytes::copy_from_slice);
+        notes.push(Note { key, value: Some(value) });
+        bytes = rest;
+    }
+    let count = notes.len();
+    let Ok((table, applied)) = SessionTable::from_notes(notes) else { return };
+    let again: Vec<Note> = table.notes(applied).collect();
+    assert_eq!(again.len(), count);
+    assert_eq!(SessionTable::from_notes(again).expect("what was noted decodes"), (table.clone(), applied));
+    use_sessions(table, applied);
+}
+
+/// Sessions that were read go on: commands, new ones, and time.
+fn use_sessions(mut table: SessionTable, applied: EntryId) {
+    table.watch();
+    let known: Vec<SessionId> = table.ids().take(4).collect();
+    let mut actions = vec![SessionAction::Open { mark: 7, limits: SessionLimits::default() }];
+    for session in known {
+        let command = |number, seen_below| {
+            let serial = Serial { session, number, seen_below };
+            SessionAction::Command { serial, command: Bytes::from_static(b"c") }
+        };
+        actions.extend([command(0, 0), command(1, 0), command(u64::MAX, 2), command(3, u64::MAX)]);
+        actions.push(SessionAction::Keep { session, seen_below: 1 });
+        actions.push(SessionAction::Close { session });
+    }
+    let reply = Bytes::from_static(b"done");
+    for (action, index) in actions.into_iter().zip(applied.index.saturating_add(1)..) {
+        let entry = SessionEntry { elapsed_ms: 1_000, action };
+        let verdict = table.take(index, &entry);
+        let reply = (verdict == Verdict::Apply).then_some(&reply);
+        let _told = table.settle(&entry, verdict, reply);
+        let _notes = table.take_changes(EntryId::new(applied.term, index));
+    }
+    let ages = SessionEntry {
+        elapsed_ms: u64::MAX,
+        action: SessionAction::Open { mark: 8, limits: SessionLimits::default() },
+    };
+    let _verdict = table.take(applied.index, &ages);
 }
 
 fn use_membership(membership: &Membership) {

@@ -18,6 +18,7 @@ use raft_core::message::{
     TimeoutNow, VoteRequest, VoteResponse,
 };
 use raft_core::session::{Serial, SessionAction, SessionEntry, SessionId, SessionLimits};
+use raft_core::session_table::{Note, SessionTable};
 use raft_core::types::{Entry, HardState, Lineage, Outline, Payload, Peer, SnapshotMeta};
 use raft_core::{EntryId, GroupId, Incarnation, Lease, Membership, NodeId, NodeInfo};
 
@@ -103,6 +104,33 @@ fn entries_of_level_2() -> Vec<(&'static str, Entry)> {
         ("session_keep", of(15, SessionAction::Keep { session, seen_below: 9 })),
         ("session_close", of(16, SessionAction::Close { session })),
     ]
+}
+
+/// Two sessions: one with answers of which the first had no room, and one that is new.
+fn sessions() -> SessionTable {
+    let mut table = SessionTable::default();
+    let mut limits = SessionLimits::default();
+    limits.max_answer_bytes = 80;
+    let session = SessionId { index: 30, mark: 0xfe };
+    let command = |number| {
+        let serial = Serial { session, number, seen_below: 2 };
+        SessionAction::Command { serial, command: Bytes::from_static(b"put k v") }
+    };
+    let open = |mark| SessionAction::Open { mark, limits };
+    for (index, action) in (30..).zip([open(0xfe), command(2), command(3), command(4), open(0xff)]) {
+        let entry = SessionEntry { elapsed_ms: 250, action };
+        let verdict = table.take(index, &entry);
+        let reply = Bytes::from_static(b"v");
+        table.settle(&entry, verdict, Some(&reply)).unwrap();
+    }
+    table
+}
+
+/// A note as the check takes it.
+fn framed(note: Note) -> Vec<u8> {
+    let value = note.value.unwrap();
+    let lengths = [note.key.len(), value.len()].map(|length| u8::try_from(length).unwrap());
+    [&lengths[..], &note.key, &value].concat()
 }
 
 fn messages() -> Vec<(&'static str, Message)> {
@@ -225,6 +253,13 @@ fn made() -> BTreeMap<(&'static str, String), Vec<u8>> {
     put("snapshot_meta", "three_voters_2", versioned::encode(&meta).unwrap());
     let meta = SnapshotMeta { membership: leased(), ..meta };
     put("snapshot_meta", "leased_4", versioned::encode(&meta).unwrap());
+    for (name, table) in [("blank", SessionTable::default()), ("two", sessions())] {
+        let applied = EntryId::new(3, 40);
+        let mut bytes = Vec::new();
+        table.write_to(applied, &mut bytes).unwrap();
+        put("session_table", name, bytes);
+        put("session_notes", name, table.notes(applied).flat_map(framed).collect());
+    }
     made
 }
 

@@ -100,6 +100,15 @@ pub enum WaitBody {
         /// How often it came there too slowly.
         slow_rounds: u32,
     },
+    /// The node runs an older version, which cannot read what is in the log.
+    OlderVersion {
+        /// The node.
+        node: u64,
+        /// The level of payloads that it knows.
+        level: u8,
+        /// The level that is in the log.
+        needed: u8,
+    },
     /// Leadership is being handed over.
     Transfer,
     /// Something that this version does not know.
@@ -118,6 +127,10 @@ impl fmt::Display for WaitBody {
                 write!(f, "node {node}: {} of {} entries", grouped(*matched), grouped(*goal))?;
                 if *slow_rounds > 0 { write!(f, " (too slow so far)") } else { Ok(()) }
             }
+            Self::OlderVersion { node, level, needed } => write!(
+                f,
+                "node {node} to be upgraded: it knows payloads up to level {level}, and there are some of level {needed} in the log"
+            ),
             Self::Transfer => write!(f, "leadership to be handed over"),
             Self::Other => write!(f, "something that this version does not know"),
         }

@@ -354,6 +354,7 @@ fn change_of(membership: &Membership, change: &ChangeStatus) -> ChangeStateBody 
         Wait::CatchUp { node, matched, goal, slow_rounds } => {
             WaitBody::CatchUp { node: node.0, matched, goal, slow_rounds }
         }
+        Wait::OlderVersion { node, level, needed } => WaitBody::OlderVersion { node: node.0, level, needed },
         Wait::Transfer => WaitBody::Transfer,
         _ => WaitBody::Other,
     };

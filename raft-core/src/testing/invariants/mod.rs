@@ -6,14 +6,15 @@ mod applying;
 mod bounds;
 mod commits;
 mod elections;
+pub(crate) mod leases;
 mod logs;
 mod memberships;
 mod progress;
 mod promises;
+mod reads;
 mod snapshots;
 mod transfers;
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::engine::{Event, Queues, Ready, RoleName};
@@ -27,6 +28,7 @@ use elections::Elections;
 use logs::Logs;
 use memberships::Memberships;
 use progress::Progress;
+use reads::Reads;
 use snapshots::Snapshots;
 use transfers::Transfers;
 
@@ -69,12 +71,14 @@ pub(crate) struct View<'a> {
     /// What it counts as durable on itself.
     pub(crate) durable: Index,
     pub(crate) queues: Queues,
+    /// How many reads began on it in this run.
+    pub(crate) reads_begun: u64,
     /// Its clock.
     pub(crate) now: Time,
     /// To whom it hands over, and until when.
     pub(crate) transfer: Option<(NodeId, Time)>,
-    /// The voters of the configuration that it works by.
-    pub(crate) voters: &'a BTreeSet<NodeId>,
+    /// The configuration that it works by.
+    pub(crate) membership: &'a Membership,
     /// What is durable on its disk, before the write that it wants now.
     pub(crate) image: &'a Image,
     /// What will be durable when all earlier writes have arrived.
@@ -96,9 +100,10 @@ impl<'a> View<'a> {
             last: engine.last(),
             durable: engine.durable_index(),
             queues: engine.queues(),
+            reads_begun: engine.reads_begun(),
             now,
             transfer: engine.transfer_until(),
-            voters: &engine.membership().voters,
+            membership: engine.membership(),
             image: node.disk.image(),
             ahead: node.disk.ahead(),
         })
@@ -112,6 +117,7 @@ pub struct Invariants {
     commits: Commits,
     memberships: Memberships,
     progress: Progress,
+    reads: Reads,
     snapshots: Snapshots,
     transfers: Transfers,
 }
@@ -125,6 +131,7 @@ impl Invariants {
             commits: Commits::default(),
             memberships: Memberships::default(),
             progress: Progress::new(size),
+            reads: Reads::default(),
             snapshots: Snapshots::default(),
             transfers: Transfers::default(),
         }
@@ -197,6 +204,7 @@ impl Invariants {
         bounds::check(view, nodes[view.place].config())?;
         // What it commits it counts before it takes a step of a change.
         self.commits.advanced(view, led, &self.logs, &self.memberships, nodes)?;
+        self.reads.check(view, ready, &self.logs, &self.memberships)?;
         self.memberships.check(view, ready, &self.logs)?;
         let handed = self.progress.handed_to_apply(view.place);
         self.snapshots.check(view, ready, &nodes[view.place].shelf, handed, &self.commits)?;
@@ -204,6 +212,7 @@ impl Invariants {
         for envelope in &ready.messages {
             self.elections.sent(view, envelope)?;
             self.logs.sent(view, envelope)?;
+            self.reads.sent(view, envelope);
             self.transfers.sent(view, envelope, nodes)?;
             promises::check(view, envelope, &self.logs)?;
         }

@@ -67,7 +67,7 @@ impl Transfers {
             images.any(|image| image.holds(view.last.index, Some(view.last.term)))
                 || image.hard_state().term > view.term
         });
-        let voter = view.voters.contains(&envelope.to.node);
+        let voter = view.membership.voters.contains(&envelope.to.node);
         if told.term != view.term || view.role != RoleName::Leader || !holds || !voter {
             return Err(Broken::new(
                 "a leader tells only a voter that holds its whole log to take over",

@@ -56,6 +56,7 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         "crash" => crash(words, stage),
         "restart" => start(node(words, 0)?, stage),
         "wipe" => wipe(node(words, 0)?, stage),
+        "older" => older(words, stage),
         "copy" => copy(words, stage),
         "put_back" => put_back(words, stage),
         "members" => members(words, stage),
@@ -490,15 +491,31 @@ fn start(id: NodeId, stage: &mut Stage) -> Result<(), String> {
     let place = stage.place(id)?;
     let now = stage.clock(id);
     let planted = stage.planted;
+    let level = stage.levels.get(&id).copied();
     let cluster = stage.cluster()?;
     let started = cluster.start(place, 0, now);
     if let (Some(bug), Some(engine)) = (planted, cluster.nodes[place].engine_mut()) {
         engine.plant(bug);
     }
+    if let (Some(level), Some(engine)) = (level, cluster.nodes[place].engine_mut()) {
+        engine.play_older(level);
+    }
     if let Err(broken) = started {
         stage.report(&broken);
     }
     stage.pump(id).map(drop)
+}
+
+/// `older 4 1`: node 4 runs an older version, which knows payloads up to level 1; `older 4` upgrades it. It is restarted.
+fn older(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let id = node(words, 0)?;
+    match words.get(1) {
+        Some(level) => drop(stage.levels.insert(id, level.parse().map_err(|_| "older 4 1")?)),
+        None => drop(stage.levels.remove(&id)),
+    }
+    let place = stage.place(id)?;
+    stage.cluster()?.crash(place, 0).map_err(|e| e.to_string())?;
+    start(id, stage)
 }
 
 /// `wipe 3`: the node gets a blank disk, in a data folder that nobody knows; it starts.

@@ -10,7 +10,7 @@ use crate::testing::disk::Image;
 use crate::testing::display;
 use crate::testing::invariants::Broken;
 use crate::testing::shelf::SnapshotFile;
-use crate::types::{NodeId, Time};
+use crate::types::{Level, NodeId, Time};
 
 /// One way between two nodes.
 pub(super) type Link = (NodeId, NodeId);
@@ -62,6 +62,8 @@ pub(super) struct Stage {
     pub(super) copies: BTreeMap<String, Image>,
     pub(super) clocks: BTreeMap<NodeId, Time>,
     pub(super) traffic: BTreeMap<Link, Traffic>,
+    /// The level of payloads that nodes of older versions know.
+    pub(super) levels: BTreeMap<NodeId, Level>,
     /// A bug in every engine.
     pub(super) planted: Option<Planted>,
     /// Whether nothing is printed, as while a script sets its stage.
@@ -234,7 +236,13 @@ impl Stage {
     fn send(&mut self, envelope: Envelope) {
         let link = (envelope.from.node, envelope.to.node);
         let cut = self.cut.contains(&link);
-        self.print(format!("{}{}", display::envelope(&envelope), if cut { "  (lost)" } else { "" }));
+        let read = self.levels.get(&link.1).is_none_or(|&level| highest_level(&envelope.message) <= level);
+        let lost = match (cut, read) {
+            (true, _) => "  (lost)",
+            (false, false) => "  (not in its version)",
+            (false, true) => "",
+        };
+        self.print(format!("{}{lost}", display::envelope(&envelope)));
         let traffic = self.traffic.entry(link).or_default();
         match &envelope.message {
             Message::AppendRequest(m) if m.entries.is_empty() => traffic.heartbeats += 1,
@@ -244,7 +252,7 @@ impl Stage {
             }
             _ => {}
         }
-        if !cut {
+        if !cut && read {
             self.network.push(envelope);
         }
     }
@@ -388,5 +396,13 @@ impl Stage {
         engine.tick(now);
         self.clocks.insert(node, now);
         Ok(())
+    }
+}
+
+/// The highest level of the payloads in a message; a version of the wire that came before it cannot carry them.
+fn highest_level(message: &Message) -> Level {
+    match message {
+        Message::AppendRequest(m) => m.entries.iter().map(|entry| entry.payload.level()).max().unwrap_or(1),
+        _ => 1,
     }
 }

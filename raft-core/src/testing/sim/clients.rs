@@ -290,8 +290,9 @@ impl World {
         let key = self.random.below(self.settings.keys);
         let new = self.history.fresh_value();
         let operation = match self.random.below(10) {
-            0..4 => Operation::Put(new),
+            0..4 if self.now >= self.rivalry_until => Operation::Put(new),
             4..8 => Operation::Get(None),
+            _ if self.now < self.rivalry_until => Operation::Get(None),
             _ => {
                 let guess = self.random.index(self.settings.size);
                 let expected = self.hosts[guess].store.get(&key).copied();

@@ -78,6 +78,8 @@ faults! {
     Bridge "bridge" => nemesis.bridge;
     /// Leadership is handed over.
     Transfer "transfer" => nemesis.transfer;
+    /// A leader with a lease is deposed unheard.
+    Rival "rival" => nemesis.rival;
     /// A disk hangs.
     Stall "stall" => nemesis.stall;
     /// An operator asks for snapshots.

@@ -14,6 +14,7 @@ mod fault;
 mod members;
 mod nemesis;
 mod network;
+mod rival;
 mod sessions;
 mod settings;
 mod shrink;

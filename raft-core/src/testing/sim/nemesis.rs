@@ -18,12 +18,12 @@ impl World {
     }
 
     pub(super) fn nemesis(&mut self) -> Result<(), Broken> {
-        if self.calm {
+        if self.calm || self.now < self.rivalry_until {
             return Ok(());
         }
         let weights = self.settings.nemesis;
         let size = self.settings.size;
-        let faults: [(u64, Fault); 17] = [
+        let faults: [(u64, Fault); 18] = [
             (weights.crash, Self::crash_one),
             (weights.crash_all, Self::crash_all),
             (weights.rolling_restart, Self::rolling_restart),
@@ -35,6 +35,7 @@ impl World {
             (weights.ring, Self::ring),
             (weights.bridge, Self::bridge),
             (weights.transfer, Self::transfer),
+            (weights.rival, Self::raise_rival),
             (weights.stall, Self::stall),
             (weights.heal, Self::heal),
             (weights.snapshot, Self::ask_for_snapshot),
@@ -154,7 +155,7 @@ impl World {
         self.pump(node)
     }
 
-    fn heal(&mut self, _: usize) -> Result<(), Broken> {
+    pub(super) fn heal(&mut self, _: usize) -> Result<(), Broken> {
         self.network.heal();
         self.nemesis_did("heal", &[]);
         Ok(())

@@ -58,6 +58,9 @@ impl World {
         let pause = self.random.below(self.settings.think_max + self.settings.patience / 8 + 1) + 1;
         self.plan(pause, Event::SessionClient(client));
         let node = self.session_clients[client].target;
+        if self.now < self.rivalry_until {
+            return Ok(());
+        }
         if self.random.chance(200_000) || !self.is_up(node) || self.hosts[node].paused_until > self.now {
             self.session_clients[client].target = self.random.index(self.settings.size);
             return Ok(());

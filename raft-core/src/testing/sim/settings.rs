@@ -111,6 +111,8 @@ pub struct NemesisWeights {
     pub bridge: u64,
     /// An operator asks for a transfer of leadership.
     pub transfer: u64,
+    /// A leader with a lease is kept from another node until that one wants to lead, and then from all.
+    pub rival: u64,
     /// A disk finishes nothing for several election timeouts.
     pub stall: u64,
     /// An operator asks a node for a snapshot.
@@ -175,6 +177,7 @@ impl Settings {
                 ring: sometimes(random, &[1, 4]),
                 bridge: sometimes(random, &[1, 4]),
                 transfer: sometimes(random, &[4, 20]),
+                rival: 0,
                 stall: sometimes(random, &[1, 6]),
                 snapshot: 0,
                 members: 0,
@@ -255,6 +258,10 @@ impl Settings {
         if random.chance(600_000) {
             self.config.lease_clock_drift_ppm = u32::try_from(self.clock_drift).ok();
             self.read_by_lease = pick(random, &[200_000, 600_000, 1_000_000]);
+            self.nemesis.rival = pick(random, &[0, 20, 80, 320]);
+            if self.nemesis.rival > 0 && !(1..300_000).contains(&self.nemesis_pause) {
+                self.nemesis_pause = 300_000;
+            }
         }
     }
 

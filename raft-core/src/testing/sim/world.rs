@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::clients::{Client, History, PendingRead, Store, Waiting};
 use super::members::Copy;
 use super::network::Network;
+use super::rival::Rivalry;
 use super::sessions::SessionClient;
 use super::settings::Settings;
 use super::snapshots::{Transfer, Work};
@@ -66,6 +67,10 @@ pub(super) enum Event {
     Client(usize),
     SessionClient(usize),
     Nemesis,
+    /// A rival of a leader gets its chance.
+    Rival(Rivalry),
+    /// The network is whole again.
+    Heal,
     Restart {
         node: usize,
     },
@@ -186,6 +191,8 @@ pub(super) struct World {
     pub(super) event: u64,
     /// Whether the faults are over.
     pub(super) calm: bool,
+    /// Until then clients write nothing, and no fault comes between.
+    pub(super) rivalry_until: u64,
     /// Which nodes are to be up, when faults are over.
     pub(super) core: Vec<bool>,
     /// Copies of data folders, by node.
@@ -260,6 +267,7 @@ impl World {
             now: 0,
             event: 0,
             calm: false,
+            rivalry_until: 0,
             core: vec![true; size],
             copies: BTreeMap::new(),
             order: 0,
@@ -334,6 +342,11 @@ impl World {
 
     /// Lets the next event happen.
     pub(super) fn next(&mut self) -> Result<(), Broken> {
+        self.happen()?;
+        self.cluster.check_leases(|node| self.local_time(node))
+    }
+
+    fn happen(&mut self) -> Result<(), Broken> {
         let Some(Reverse(Planned { at, event, .. })) = self.planned.pop() else {
             self.plan(1_000, Event::Pass);
             return Ok(());
@@ -378,6 +391,8 @@ impl World {
                 self.plan_nemesis();
                 Ok(())
             }
+            Event::Rival(rivalry) => self.further_rival(rivalry),
+            Event::Heal => self.heal(0),
             Event::Restart { node } if self.core[node] && !self.is_up(node) => self.start(node),
             Event::Stop { node } if !self.calm => {
                 let keep = self.random_keep(node);
@@ -723,6 +738,12 @@ impl World {
     fn note(&mut self, node: usize, event: &EngineEvent) {
         if self.trace.wants_lines() {
             self.trace.line(self.event, self.now, node, "event", display::event(event));
+        }
+        if let EngineEvent::Elected { .. } = event {
+            for (delay, envelope) in self.network.recall(&self.settings, node) {
+                self.trace.count("messages replayed");
+                self.plan(delay, Event::Deliver(Box::new(envelope)));
+            }
         }
         if let EngineEvent::SnapshotInstalled { last, .. } = event {
             // What lay beyond is dropped like what is truncated; what it covers is given up when it is restored.

@@ -19,7 +19,7 @@ const RESULTS: &str = "RAFT_BENCH_RESULTS";
 pub enum Preset {
     /// A part that says most, in less than five minutes with [`parts`](crate::parts).
     Quick,
-    /// Everything, with `--whole`: about an hour.
+    /// Everything, with `--whole`: about three quarters of an hour, most of it replication.
     Whole,
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Settings;
 use super::recorder::{Percentiles, Shard};
 use crate::backend::Failure;
 use crate::floor::Floor;
@@ -88,6 +89,21 @@ pub struct Report {
 }
 
 impl Report {
+    /// Without runs yet, and without what is known of the machine.
+    pub fn new(subject: impl Into<String>, nodes: usize, settings: &Settings) -> Self {
+        Self {
+            subject: subject.into(),
+            nodes,
+            pace: settings.pace.name(),
+            payload_bytes: settings.payload_bytes,
+            warm_up_seconds: settings.warm_up.as_secs_f64(),
+            seconds: settings.measure.as_secs_f64(),
+            floor: None,
+            limit: None,
+            runs: Vec::new(),
+        }
+    }
+
     /// Whether it is about the same thing under the same load.
     pub fn is_like(&self, other: &Self) -> bool {
         self.subject == other.subject

@@ -219,10 +219,13 @@ impl Membership {
 
 impl fmt::Display for Membership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { voters, outgoing, learners, suspended, target, .. } = self;
+        let Self { voters, outgoing, learners, suspended, target, lease, .. } = self;
         let sets =
             [("voters", voters), ("outgoing", outgoing), ("learners", learners), ("suspended", suspended)];
         write_sets(f, sets)?;
+        if let Some(lease) = lease {
+            write!(f, " lease({} ms drift {})", lease.election_timeout().as_millis(), lease.clock_drift_ppm)?;
+        }
         match target {
             Some(target) => write!(f, " -> {target}"),
             None => Ok(()),

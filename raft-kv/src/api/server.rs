@@ -11,7 +11,7 @@ use axum::extract::{DefaultBodyLimit, Path, Query as UrlQuery, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use bytes::Bytes;
 use raft_core::message::Dismissal;
 use raft_core::runtime::TransferStatus;
@@ -31,10 +31,10 @@ use super::membership::members_of;
 use super::metrics::Look;
 use super::{
     APPLIED_HEADER, CREATE_REVISION_HEADER, DEFAULT_SCAN_LIMIT, DEFAULT_TIMEOUT_MS, DeletedBody, EntryIdBody,
-    ErrorBody, ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER,
-    MemberBody, NUMBER_HEADER, PageBody, SEEN_BELOW_HEADER, SESSION_HEADER, SessionBody,
-    SnapshotProgressBody, SnapshotsBody, StatusBody, TIMEOUT_HEADER, TransferBody, TransferredBody,
-    VERSION_HEADER, host_and_port,
+    ErrorBody, ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, LeaseBody, MAX_TIMEOUT_MS,
+    MODIFY_REVISION_HEADER, MemberBody, NUMBER_HEADER, PageBody, SEEN_BELOW_HEADER, SESSION_HEADER,
+    SessionBody, SnapshotProgressBody, SnapshotsBody, StatusBody, TIMEOUT_HEADER, TransferBody,
+    TransferredBody, VERSION_HEADER, host_and_port,
 };
 use crate::client::{CONNECT_TIMEOUT, http};
 use crate::command::{
@@ -145,6 +145,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/log/entries", get(log::entries))
         .route("/init", post(init))
         .route("/transfer", post(transfer))
+        .route("/lease", put(set_lease).delete(end_lease))
         .route("/members", get(list_members).post(change_members))
         .route("/members/cancel", post(give_up_change))
         .route("/backup", get(super::backup::backup))
@@ -154,7 +155,7 @@ pub fn router(api: Arc<Api>) -> Router {
             refuse(
                 ErrorCode::NotFound,
                 "no such path: see /kv/{key}, /kv, /status, /members, /metrics, /health, /livez, /readyz, /log/entries, /init, \
-                  /transfer, /backup, /sessions",
+                  /transfer, /lease, /backup, /sessions",
             )
         })
         .method_not_allowed_fallback(|| async {
@@ -454,6 +455,7 @@ async fn status(State(api): State<Arc<Api>>) -> Response {
         incarnation: local.peer.incarnation.to_string(),
         dismissed: status.dismissed.map(|dismissal| dismissal.as_str().to_owned()),
         changing: status.change.is_some(),
+        lease: status.membership.lease.map(LeaseBody::from),
         lineage: status.lineage.to_string(),
         findings: api.findings().await,
         snapshots: snapshots(&status),
@@ -582,6 +584,28 @@ async fn transfer(
         asked.call(Work::Transfer(to.map(NodeId)), body)
     });
     carried_out(&api, call).await
+}
+
+async fn set_lease(
+    State(api): State<Arc<Api>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let asked = Asked { method, uri, headers };
+    let call = body.map_err(|e| body_error(&e)).and_then(|body| {
+        let lease = serde_json::from_slice(&body).map_err(|e| {
+            ErrorBody::new(ErrorCode::Invalid, format!("the body is not as it should be: {e}"))
+        })?;
+        asked.call(Work::Lease(Some(lease)), body)
+    });
+    carried_out(&api, call).await
+}
+
+async fn end_lease(State(api): State<Arc<Api>>, method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    let asked = Asked { method, uri, headers };
+    carried_out(&api, asked.call(Work::Lease(None), Bytes::new())).await
 }
 
 async fn list_members(

@@ -17,8 +17,8 @@ use serde::de::DeserializeOwned;
 
 use crate::api::{
     CREATE_REVISION_HEADER, ChangeBody, ChangedBody, DeletedBody, ErrorBody, ErrorCode, InitBody,
-    LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MembersBody, NUMBER_HEADER, PageBody, ReadOptions,
-    SEEN_BELOW_HEADER, SESSION_HEADER, SessionBody, StatusBody, TIMEOUT_HEADER, TransferBody,
+    LEADER_HEADER, LeaseBody, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MembersBody, NUMBER_HEADER, PageBody,
+    ReadOptions, SEEN_BELOW_HEADER, SESSION_HEADER, SessionBody, StatusBody, TIMEOUT_HEADER, TransferBody,
     TransferredBody, VERSION_HEADER, host_and_port, percent_encode,
 };
 use crate::command::{Expected, LimitError, Pair, Range, Revisions, check_key, check_value};
@@ -395,6 +395,22 @@ impl Client {
             turn: None,
         };
         parse::<TransferredBody>(&self.ask(ask).await?, true).map(|body| body.leader)
+    }
+
+    /// Switches lease reads on, on what they rest on from then on, or off.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`ErrorCode::Conflict`] where the numbers are out of range, or a member does not answer or does not know leases.
+    pub async fn set_lease(&self, lease: Option<LeaseBody>) -> Result<ChangedBody, ClientError> {
+        let body = match lease {
+            Some(lease) => serde_json::to_vec(&lease).map_err(|e| ClientError::Input(e.to_string()))?,
+            None => Vec::new(),
+        };
+        let method = if lease.is_some() { Method::PUT } else { Method::DELETE };
+        // Asked for twice, it is as it was.
+        let (target, body) = ("/lease".to_owned(), Bytes::from(body));
+        let ask = Ask { method, target, body, repeatable: true, turn: None };
+        parse(&self.ask(ask).await?, true)
     }
 
     /// The members, and where a change of them stands, as the leader sees it; with `stale`, as whichever node is asked knows it,

@@ -219,7 +219,7 @@ fn a_killed_leader_costs_time_and_no_confirmed_write() {
         let all = findings[0]["findings"].as_array().unwrap();
         all.iter().find(|finding| finding["what"] == what).unwrap()["value"].as_f64().unwrap()
     };
-    assert_eq!(value("confirmed writes that are missing or different"), 0.0);
+    assert_eq!(value("keys whose confirmed value is lost"), 0.0);
     assert!(value("from the kill to the next confirmed write, least") > 0.0);
     assert!(value("writes confirmed") >= 2.0 * 40.0);
 }

@@ -328,6 +328,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::Settings;
 
     fn reports(rates: &[f64], began: impl Fn(u64) -> u64) -> Reports {
         let runs = (0..).zip(rates).map(|(number, &rate)| Run {
@@ -335,17 +336,7 @@ mod tests {
             operations_per_second: rate,
             ..Run::default()
         });
-        let report = Report {
-            subject: "it".to_owned(),
-            nodes: 3,
-            pace: "closed".to_owned(),
-            payload_bytes: 64,
-            warm_up_seconds: 1.0,
-            seconds: 1.0,
-            floor: None,
-            limit: None,
-            runs: runs.collect(),
-        };
+        let report = Report { runs: runs.collect(), ..Report::new("it", 3, &Settings::SMALL) };
         Reports { reports: vec![report], ..Reports::default() }
     }
 

@@ -90,6 +90,18 @@ pub struct Settings {
     pub max_open: usize,
 }
 
+impl Settings {
+    /// A closed loop of one client with small commands, for a second.
+    #[cfg(test)]
+    pub(crate) const SMALL: Self = Self {
+        pace: Pace::Closed { clients: 1 },
+        payload_bytes: 64,
+        warm_up: Duration::ZERO,
+        measure: Duration::from_secs(1),
+        max_open: 1,
+    };
+}
+
 /// The distance of two points of the time series.
 const INTERVAL: Duration = Duration::from_secs(1);
 

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Settings;
 use super::recorder::{Percentiles, Shard};
 use crate::backend::Failure;
-use crate::floor::{Floor, micros};
+use crate::floor::Floor;
+use crate::numbers::micros;
 
 /// The format of the files; another number is another format.
 const FORMAT: u32 = 1;
@@ -87,6 +89,21 @@ pub struct Report {
 }
 
 impl Report {
+    /// Without runs yet, and without what is known of the machine.
+    pub fn new(subject: impl Into<String>, nodes: usize, settings: &Settings) -> Self {
+        Self {
+            subject: subject.into(),
+            nodes,
+            pace: settings.pace.name(),
+            payload_bytes: settings.payload_bytes,
+            warm_up_seconds: settings.warm_up.as_secs_f64(),
+            seconds: settings.measure.as_secs_f64(),
+            floor: None,
+            limit: None,
+            runs: Vec::new(),
+        }
+    }
+
     /// Whether it is about the same thing under the same load for as long.
     pub fn is_like(&self, other: &Self) -> bool {
         self.is_of_same_load(other) && self.took_as_long(other)

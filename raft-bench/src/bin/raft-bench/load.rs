@@ -242,17 +242,7 @@ async fn subjects(
     all: Vec<Built>,
     settings: &Settings,
 ) -> Result<Vec<Subject>, Failure> {
-    let report = |subject: String, nodes| Report {
-        subject: arguments.label.clone().unwrap_or(subject),
-        nodes,
-        pace: settings.pace.name(),
-        payload_bytes: settings.payload_bytes,
-        warm_up_seconds: settings.warm_up.as_secs_f64(),
-        seconds: settings.measure.as_secs_f64(),
-        floor: None,
-        limit: None,
-        runs: Vec::new(),
-    };
+    let report = |subject, nodes| Report::new(arguments.label.clone().unwrap_or(subject), nodes, settings);
     if !arguments.kv.is_empty() {
         let (target, nodes) = Target::kv(&arguments.kv, &arguments.pids, arguments.keys).await?;
         let report = report("raft-kv".to_owned(), nodes);

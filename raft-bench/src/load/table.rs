@@ -37,22 +37,12 @@ fn of_same_load(reports: &[&Report]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::Run;
+    use crate::load::{Run, Settings};
 
     #[test]
     fn what_was_not_sent_is_told_apart_from_what_was_refused() {
         let run = Run { operations: 1, refused: 22, unknown: 333, not_sent: 4444, ..Run::default() };
-        let report = Report {
-            subject: "it".to_owned(),
-            nodes: 3,
-            pace: "open, 10/s".to_owned(),
-            payload_bytes: 64,
-            warm_up_seconds: 1.0,
-            seconds: 1.0,
-            floor: None,
-            limit: None,
-            runs: vec![run],
-        };
+        let report = Report { runs: vec![run], ..Report::new("it", 3, &Settings::SMALL) };
         let table = table(&Reports { reports: vec![report], ..Reports::default() });
         let lines: Vec<&str> = table.lines().collect();
         assert!(lines[1].ends_with("refused  unknown  not sent"), "{table}");

@@ -139,7 +139,7 @@ pub(super) async fn run(kills: usize, progress: &(dyn Fn(&str) + Sync)) -> Resul
     findings.add("for comparison: twice the least election timeout", ms(Some(2 * ELECTION_TIMEOUT)), "ms");
     findings.add("writes confirmed", confirmed.len() as f64, "");
     findings.add("writes of unknown outcome", writers.unknown.load(Ordering::Relaxed) as f64, "");
-    findings.add("confirmed writes that are missing or different", lost as f64, "");
+    findings.add("keys whose confirmed value is lost", lost as f64, "");
     if lost > 0 {
         return Err(format!("{findings}\nconfirmed writes are lost").into());
     }

@@ -242,7 +242,7 @@ fn every_trouble_is_made_and_told() {
 #[test]
 fn a_killed_leader_costs_time_and_no_confirmed_write() {
     let value = found_by("failover", &["--repeats", "2"]);
-    assert_eq!(value("confirmed writes that are missing or different"), 0.0);
+    assert_eq!(value("keys whose confirmed value is lost"), 0.0);
     assert!(value("from the kill to the next confirmed write, least") > 0.0);
     assert!(value("writes confirmed") >= 2.0 * 40.0);
 }

@@ -87,8 +87,10 @@ impl SnapshotView for Written {
 }
 
 /// A machine with a state of some size that commands never change, and whose view costs nothing.
+#[cfg(any(feature = "matrix", feature = "load"))]
 pub(crate) struct Ballast(Arc<Vec<u8>>);
 
+#[cfg(any(feature = "matrix", feature = "load"))]
 impl Ballast {
     pub(crate) fn of(bytes: usize) -> Self {
         // Not all the same: a disk may be cleverer than the one that counts.
@@ -102,6 +104,7 @@ impl Ballast {
     }
 }
 
+#[cfg(any(feature = "matrix", feature = "load"))]
 #[async_trait]
 impl StateMachine for Ballast {
     async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,6 +11,12 @@ use raft_core::{ClusterId, Config, NodeId, RawRaft, SnapshotPlace};
 use tempfile::TempDir;
 
 use crate::backend::{AnyTransport, Built, Failure, Kept, Network, SentBytes};
+
+/// Nothing that is waited for here takes so long, unless it hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Who was refused waits so long before he asks again.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// How much memory the snapshots of a volatile node may take.
 const MAX_SNAPSHOT_BYTES: u64 = 1 << 30;
@@ -35,18 +41,19 @@ impl ClusterOptions {
     }
 }
 
-/// Nodes of one cluster, one of which led when it was founded.
+/// Nodes of one cluster.
 pub struct Cluster {
     options: ClusterOptions,
     network: Network,
-    leader: RawRaft,
     nodes: Vec<RawRaft>,
+    /// The place of the node that led when that was last heard of.
+    leader: AtomicUsize,
     sent: Option<Arc<SentBytes>>,
     folder: TempDir,
 }
 
 impl Cluster {
-    const ID: ClusterId = ClusterId(0xbe9c);
+    pub(crate) const ID: ClusterId = ClusterId(0xbe9c);
 
     /// Starts the nodes and founds their cluster.
     ///
@@ -63,8 +70,10 @@ impl Cluster {
         let members: Vec<(u64, String)> =
             (1..).zip(nodes.iter().map(|node| node.address().to_owned())).collect();
         nodes.first().ok_or("a cluster has at least one node")?.bootstrap(members).await?;
-        let leader = leader_of(&nodes).await?;
-        Ok(Self { options: options.clone(), network, leader, nodes, sent, folder })
+        let cluster =
+            Self { options: options.clone(), network, nodes, leader: AtomicUsize::new(0), sent, folder };
+        cluster.follow_leader().await?;
+        Ok(cluster)
     }
 
     /// Starts one more node, which is no member yet.
@@ -79,25 +88,29 @@ impl Cluster {
         Ok(started)
     }
 
-    /// The node that led when the cluster was founded.
+    /// The node that clients talk to: the one that led when that was last heard of.
     pub fn leader(&self) -> &RawRaft {
-        &self.leader
+        &self.nodes[self.leader.load(Ordering::Relaxed)]
     }
 
-    /// Makes whoever leads now the node that clients talk to.
+    /// Makes whoever leads now, once somebody does, the node that clients talk to.
     ///
     /// # Errors
-    /// Where a node has ended.
-    pub async fn follow_leader(&mut self) -> Result<(), Failure> {
-        loop {
-            let leader = leader_of(&self.nodes).await?;
-            // The first node may not know yet that it is another.
-            let name = leader.local().peer.node;
-            if leader.status().borrow().leader == Some(name) {
-                self.leader = leader;
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+    /// Where a node has ended, or none comes to lead.
+    pub async fn follow_leader(&self) -> Result<(), Failure> {
+        self.leader.store(leading(&self.nodes).await?.0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Has clients talk to the node that leads by what another said.
+    pub fn learn_leader(&self, error: &RaftError) {
+        let (RaftError::NotLeader { leader: Some(leader), .. } | RaftError::Transferring { to: leader }) =
+            error
+        else {
+            return;
+        };
+        if let Some(place) = self.nodes.iter().position(|node| node.local().peer.node == *leader) {
+            self.leader.store(place, Ordering::Relaxed);
         }
     }
 
@@ -112,34 +125,33 @@ impl Cluster {
     }
 
     /// Has `clients` propose `operations` commands of `payload_bytes` in all, each client waiting for its answer before
-    /// its next; how long that takes. Some of the answers' latencies go to `latency`.
+    /// its next; how long that takes. Some of the answers' latencies go to `latency`. What is refused, such as for want of room, is proposed
+    /// again a little later.
     ///
     /// # Errors
-    /// Where a proposal is not answered with its reply.
+    /// Where a proposal's outcome is unknown, or it can never be taken.
     pub async fn propose(
-        &self,
+        self: &Arc<Self>,
         clients: usize,
         operations: u64,
         payload_bytes: usize,
         latency: &Latency,
     ) -> Result<Duration, RaftError> {
         let left = Arc::new(AtomicU64::new(operations));
-        let command = Bytes::from(vec![7; payload_bytes]);
+        let commands = self.options.built.machine.commands(payload_bytes);
         // Each client once in a while: a look at the clock costs a twentieth of an operation in memory.
         let every = if clients < 64 { 1 } else { 16 };
         let start = Instant::now();
         let tasks: Vec<_> = (0..clients)
             .map(|client| {
-                let (left, command, leader) = (Arc::clone(&left), command.clone(), self.leader.clone());
+                let (left, commands, cluster) = (Arc::clone(&left), commands.clone(), Arc::clone(self));
                 tokio::spawn(async move {
                     let (mut seen, mut turn) = (Vec::new(), client);
-                    while left
-                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
-                        .is_ok()
-                    {
+                    let take = |n: u64| n.checked_sub(1);
+                    while let Ok(number) = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
                         turn += 1;
                         let begun = turn.is_multiple_of(every).then(Instant::now);
-                        leader.propose(command.clone()).await?;
+                        cluster.propose_one(commands.get(number)).await?;
                         seen.extend(begun.map(|begun| begun.elapsed()));
                     }
                     Ok::<_, RaftError>(seen)
@@ -155,16 +167,49 @@ impl Cluster {
         Ok(taken)
     }
 
+    async fn propose_one(&self, command: Bytes) -> Result<(), RaftError> {
+        loop {
+            match self.leader().propose(command.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(
+                    error @ (RaftError::Overloaded
+                    | RaftError::NotLeader { .. }
+                    | RaftError::Transferring { .. }),
+                ) => {
+                    self.learn_leader(&error);
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Stops all nodes.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(&self) {
         for node in &self.nodes {
             node.shutdown().await;
         }
     }
 }
 
+/// The place of the node that leads, and the node, once one does.
+pub(crate) async fn leading(nodes: &[RawRaft]) -> Result<(usize, RawRaft), Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // Another may not know yet who leads, or that it is another.
+        let leads = |node: &RawRaft| node.status().borrow().leader == Some(node.local().peer.node);
+        if let Some(place) = nodes.iter().position(leads) {
+            return Ok((place, nodes[place].clone()));
+        }
+        if Instant::now() > deadline {
+            return Err("nobody leads".into());
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 /// Starts a node in a folder of its own.
-async fn start_node(
+pub(crate) async fn start_node(
     options: &ClusterOptions,
     node: NodeId,
     network: &Network,
@@ -182,14 +227,6 @@ async fn start_node(
     let store = options.built.store.open(&own)?;
     let transport = AnyTransport::new(network(node)?, sent.cloned());
     Ok(RawRaft::start(node_options, store, transport, options.built.machine.make()).await?)
-}
-
-/// Who leads, once somebody does.
-async fn leader_of(nodes: &[RawRaft]) -> Result<RawRaft, Failure> {
-    let first = nodes.first().ok_or("a cluster has at least one node")?;
-    let leader = first.wait_for(|status| status.leader.is_some()).await?.leader;
-    let found = nodes.iter().find(|node| Some(node.local().peer.node) == leader);
-    Ok(found.ok_or("the leader is not of this cluster")?.clone())
 }
 
 /// Latencies of answers, for percentiles.
@@ -233,7 +270,7 @@ mod tests {
     async fn every_backend_of_ours_takes_proposals() {
         let try_out = |built: Built, nodes| async move {
             let options = ClusterOptions { nodes, meter: true, ..ClusterOptions::new(built.clone()) };
-            let cluster = Cluster::start(&options).await.unwrap();
+            let cluster = Arc::new(Cluster::start(&options).await.unwrap());
             let latency = Latency::default();
             cluster.propose(4, 40, 100, &latency).await.unwrap();
             assert_eq!(latency.take().len(), 40, "{}", built.name());

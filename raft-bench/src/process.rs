@@ -53,6 +53,52 @@ impl Usage {
     }
 }
 
+/// Processes that are looked at again and again. One may end meanwhile: what it had taken by then goes on to count.
+#[derive(Debug)]
+pub struct Watch(Vec<Watched>);
+
+#[derive(Debug)]
+struct Watched {
+    id: u32,
+    seen: Usage,
+    ended: bool,
+}
+
+impl Watch {
+    /// Processes that run now.
+    ///
+    /// # Errors
+    /// Where one of them is not there, or the system does not tell.
+    pub fn new(processes: &[u32]) -> Result<Self, String> {
+        let watched = |&id: &u32| match Usage::of(&[id]) {
+            Ok(seen) => Ok(Watched { id, seen, ended: false }),
+            Err(error) => Err(format!("process {id} cannot be watched: {error}")),
+        };
+        processes.iter().map(watched).collect::<Result<_, String>>().map(Self)
+    }
+
+    /// What all of them took so far.
+    pub fn look(&mut self) -> Usage {
+        let mut sum = Usage::default();
+        for process in &mut self.0 {
+            match Usage::of(&[process.id]) {
+                Ok(usage) if !process.ended => process.seen = usage,
+                // Another may have got its number.
+                _ => (process.ended, process.seen.resident_bytes) = (true, 0),
+            }
+            sum.cpu += process.seen.cpu;
+            sum.resident_bytes += process.seen.resident_bytes;
+            sum.written_bytes += process.seen.written_bytes;
+        }
+        sum
+    }
+
+    /// How many have ended.
+    pub fn ended(&self) -> usize {
+        self.0.iter().filter(|process| process.ended).count()
+    }
+}
+
 /// Linux counts processor time for users in hundredths of a second on every architecture.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -92,5 +138,20 @@ mod tests {
             spun = std::hint::black_box(spun + 1);
         }
         assert!(Usage::of(&[u32::MAX]).is_err());
+    }
+
+    #[test]
+    fn what_a_process_took_counts_on_after_its_end() {
+        let mut shell = std::process::Command::new("sh");
+        let mut child = shell.args(["-c", "read line"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let mut watch = Watch::new(&[child.id(), std::process::id()]).unwrap();
+        let before = watch.look();
+        assert_eq!(watch.ended(), 0);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        let after = watch.look();
+        assert_eq!(watch.ended(), 1);
+        assert!(after.cpu >= before.cpu && after.written_bytes >= before.written_bytes);
+        assert!(Watch::new(&[child.id()]).unwrap_err().contains("cannot be watched"));
     }
 }

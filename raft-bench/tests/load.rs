@@ -2,70 +2,24 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
 
-use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use raft_bench::backend::{Backends, Kept};
 use raft_bench::cluster::ClusterOptions;
-use raft_bench::load::{self, Pace, Reports, Settings, Target};
-use raft_core::log_store::{Claim, LogState, StorageError, Write};
+use raft_bench::load::{self, Pace, Report, Reports, Settings, Target};
 use raft_core::mem::MemLogStore;
-use raft_core::types::{Entry, GroupId, Incarnation, Index};
-use raft_core::{ClusterId, LogStore, NodeId};
+use raft_core::testing::{FaultStore, StoreFaults};
 
 /// How long the store stands still, once.
 const STALL: Duration = Duration::from_millis(500);
 
-/// A store that stands still once, when it is told to.
-struct Stalling {
-    inner: MemLogStore,
-    stall: Arc<AtomicBool>,
-}
-
-#[async_trait]
-impl LogStore for Stalling {
-    async fn claim(
-        &self,
-        cluster: ClusterId,
-        node: NodeId,
-        fresh: Incarnation,
-    ) -> Result<Claim, StorageError> {
-        self.inner.claim(cluster, node, fresh).await
-    }
-
-    async fn load(&self, group: GroupId) -> Result<LogState, StorageError> {
-        self.inner.load(group).await
-    }
-
-    async fn write(&self, writes: &[Write]) -> Result<(), StorageError> {
-        if self.stall.swap(false, Ordering::Relaxed) {
-            // The fault itself, not a wait for something: what the generator must not leave out of its latencies.
-            tokio::time::sleep(STALL).await;
-        }
-        self.inner.write(writes).await
-    }
-
-    async fn read(
-        &self,
-        group: GroupId,
-        range: RangeInclusive<Index>,
-        max_bytes: usize,
-    ) -> Result<Vec<Entry>, StorageError> {
-        self.inner.read(group, range, max_bytes).await
-    }
-}
-
 async fn under(pace: Pace) -> load::Run {
-    let stall = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&stall);
-    let backends = Backends::ours().store("stalling", Kept::Volatile, move |_: &Path| {
-        Ok(Stalling { inner: MemLogStore::new(), stall: Arc::clone(&told) })
-    });
+    let faults = StoreFaults::new();
+    let of_store = faults.clone();
+    let open = move |_: &Path| Ok(FaultStore::new(MemLogStore::new(), of_store.clone()));
+    let backends = Backends::ours().store("stalling", Kept::Volatile, open);
     let built = backends.choose("channel", "stalling", None).unwrap();
     let target = Target::start(&ClusterOptions { nodes: 1, ..ClusterOptions::new(built) }).await.unwrap();
     let settings = Settings {
@@ -78,7 +32,13 @@ async fn under(pace: Pace) -> load::Run {
     let mut seconds = 0;
     let run = load::run(&target, &settings, |_, _| {
         seconds += 1;
-        stall.store(true, Ordering::Relaxed);
+        faults.stall();
+        let faults = faults.clone();
+        tokio::spawn(async move {
+            // The fault itself, not a wait for something: what the generator must not leave out of its latencies.
+            tokio::time::sleep(STALL).await;
+            faults.heal();
+        });
     })
     .await
     .unwrap();
@@ -154,7 +114,8 @@ fn load_writes_what_compare_reads() {
         String::from_utf8(output.stdout).unwrap()
     };
     let table = load(false);
-    assert!(table.contains("channel+memory(volatile), 3 nodes, 64 B, closed, 8 clients"), "{table}");
+    assert!(table.starts_with("3 nodes, 64 B, closed, 8 clients\n"), "{table}");
+    assert!(table.contains("channel+memory(volatile)") && table.contains("p99.99 us"), "{table}");
     load(true);
     let reports = Reports::read(&json).unwrap();
     let [report] = reports.reports.as_slice() else { panic!("one report: {reports:?}") };
@@ -165,46 +126,123 @@ fn load_writes_what_compare_reads() {
         assert!(latency.min <= latency.p50 && latency.p50 <= latency.p99_99 && latency.p99_99 <= latency.max);
         // Each command goes to two followers.
         assert!(run.sent_bytes_per_operation.unwrap() >= 2.0 * 64.0, "{run:?}");
-        assert!(run.peak_resident_bytes > 1 << 20);
+        assert!(run.peak_resident_bytes > Some(1 << 20));
     }
     assert_eq!(text(&csv).lines().count(), 1 + 2);
     assert_eq!(text(&series).lines().count(), 1 + 2);
     let page = text(&html);
     assert!(
-        page.matches("<svg").count() == 3 && !page.contains("http-equiv") && !page.contains("src="),
+        page.matches("<svg").count() == 4 && !page.contains("http-equiv") && !page.contains("src="),
         "{page}"
     );
 
-    // Held against itself nothing is worse; held against a slower one, it is.
-    let name = json.to_str().unwrap();
-    assert_eq!(bench(&["compare", name, name]).status.code(), Some(0));
-    let mut slower = reports.clone();
-    for run in &mut slower.reports[0].runs {
-        // Beyond the noise of any machine.
-        run.operations_per_second /= 1000.0;
-        run.latency_us.p50 *= 1000.0;
+    assert_eq!(
+        bench(&["compare", json.to_str().unwrap(), path("none").to_str().unwrap()]).status.code(),
+        Some(2)
+    );
+}
+
+/// Runs of two clusters in turn, each over a store of its own, as a report each.
+async fn in_turn(all: [&StoreFaults; 2]) -> [Reports; 2] {
+    let settings = Settings {
+        pace: Pace::Closed { clients: 8 },
+        payload_bytes: 64,
+        warm_up: Duration::from_millis(50),
+        measure: Duration::from_millis(300),
+        max_open: 1,
+    };
+    let report = Report::new("it", 1, &settings);
+    let mut reports = [report.clone(), report];
+    for _ in 0..4 {
+        for (report, faults) in reports.iter_mut().zip(all) {
+            let faults = faults.clone();
+            let open = move |_: &Path| Ok(FaultStore::new(MemLogStore::new(), faults.clone()));
+            let backends = Backends::ours().store("it", Kept::Volatile, open);
+            let built = backends.choose("channel", "it", None).unwrap();
+            let options = ClusterOptions { nodes: 1, ..ClusterOptions::new(built) };
+            let target = Target::start(&options).await.unwrap();
+            report.runs.push(load::run(&target, &settings, |_, _| ()).await.unwrap());
+            target.end().await;
+        }
     }
-    let other = path("slower.json");
-    slower.write(&other, false).unwrap();
-    let worse = bench(&["compare", name, other.to_str().unwrap(), "--limit", "20"]);
-    let told = String::from_utf8(worse.stdout).unwrap();
-    assert_eq!(worse.status.code(), Some(1), "{told}");
+    reports.map(|report| Reports { reports: vec![report], ..Reports::default() })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compare_exits_with_1_where_a_slowdown_was_planted_and_else_with_0() {
+    let folder = tempfile::tempdir().unwrap();
+    let [first, second] = ["first.json", "second.json"].map(|name| folder.path().join(name));
+    let compared = |reports: &[Reports; 2]| {
+        reports[0].write(&first, false).unwrap();
+        reports[1].write(&second, false).unwrap();
+        // What the machine's neighbours do to four short runs is less than a factor of three.
+        let output = bench(&["compare", first.to_str().unwrap(), second.to_str().unwrap(), "--limit", "200"]);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (equal, slow) = (StoreFaults::new(), StoreFaults::new());
+    let (code, told) = compared(&in_turn([&equal, &equal]).await);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(!told.contains("do not alternate"), "{told}");
+    // A write in memory takes microseconds; now each takes this long.
+    slow.slow(|| tokio::time::sleep(Duration::from_millis(5)));
+    let reports = in_turn([&equal, &slow]).await;
+    let (code, told) = compared(&reports);
+    assert_eq!(code, Some(1), "{told}");
     assert!(told.contains("WORSE than the limit"), "{told}");
-    let better = bench(&["compare", other.to_str().unwrap(), name, "--limit", "20"]);
-    assert_eq!(better.status.code(), Some(0));
-    assert_eq!(bench(&["compare", name, path("none").to_str().unwrap()]).status.code(), Some(2));
+    // The other way round it is an improvement.
+    let [mut before, after] = reports;
+    assert_eq!(compared(&[after.clone(), before.clone()]).0, Some(0));
+    // One run of nothing, or another length: nothing can be told.
+    let mut dead = before.clone();
+    dead.reports[0].runs[3].operations_per_second = 0.0;
+    assert_eq!(compared(&[after.clone(), dead]).0, Some(2));
+    before.reports[0].seconds = 0.6;
+    assert_eq!(compared(&[after, before]).0, Some(2));
+}
+
+/// Makes trouble, and gives what was found under a name.
+fn found_by(trouble: &str, arguments: &[&str]) -> impl Fn(&str) -> f64 {
+    let output = bench(&[&["trouble", trouble, "--json"], arguments].concat());
+    assert!(output.status.success(), "{output:?}");
+    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    move |what| {
+        let all = findings[0]["findings"].as_array().unwrap();
+        let found = all.iter().find(|finding| finding["what"] == what);
+        found.unwrap_or_else(|| panic!("{what}: {all:?}"))["value"].as_f64().unwrap()
+    }
+}
+
+#[test]
+fn every_trouble_is_made_and_told() {
+    /// A trouble, what is found above zero, and what is found to be zero.
+    type Case = (&'static str, &'static [&'static str], &'static [&'static str]);
+    const CASES: [Case; 5] = [
+        ("slow-follower", &["one slow: carried out", "one slow: p99.9"], &[]),
+        ("snapshot", &["with: carried out", "snapshots taken", "time of a snapshot, median"], &[]),
+        ("members", &["with: carried out", "from the call until the new configuration alone counts"], &[]),
+        ("overload", &["closed loop of 1024 clients: carried out", "half of it offered: carried out"], &[]),
+        ("idle", &[], &["written"]),
+    ];
+    let small = ["--transport", "channel", "--store", "memory", "--clients", "4", "--repeats", "1"];
+    std::thread::scope(|scope| {
+        for (trouble, some, none) in CASES {
+            scope.spawn(move || {
+                let value = found_by(trouble, &small);
+                for what in some {
+                    assert!(value(what) > 0.0, "{trouble}: {what}");
+                }
+                for what in none {
+                    assert_eq!(value(what), 0.0, "{trouble}: {what}");
+                }
+            });
+        }
+    });
 }
 
 #[test]
 fn a_killed_leader_costs_time_and_no_confirmed_write() {
-    let output = bench(&["trouble", "failover", "--repeats", "2", "--json"]);
-    assert!(output.status.success(), "{output:?}");
-    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let value = |what: &str| {
-        let all = findings[0]["findings"].as_array().unwrap();
-        all.iter().find(|finding| finding["what"] == what).unwrap()["value"].as_f64().unwrap()
-    };
-    assert_eq!(value("keys whose confirmed value is lost"), 0.0);
+    let value = found_by("failover", &["--repeats", "2"]);
+    assert_eq!(value("confirmed writes that are missing or different"), 0.0);
     assert!(value("from the kill to the next confirmed write, least") > 0.0);
     assert!(value("writes confirmed") >= 2.0 * 40.0);
 }
@@ -216,9 +254,20 @@ fn what_is_asked_for_wrongly_is_told() {
             &["load", "--transport", "pigeon"][..],
             "there is no transport \"pigeon\"; there are: quic, tcp, channel",
         ),
-        (&["load", "--rate", "0"], "--rate must be above 0"),
+        (&["load", "--rate", "0"], "a rate must be 0.001 to 1000000000 operations a second, not 0.0"),
+        (&["load", "--rate", "1e-300"], "a second, not 1e-300"),
+        (&["load", "--rate", "1e300"], "a rate must be"),
         (&["load", "--seconds", "0"], "--seconds must be above 0"),
+        (&["load", "--rate", "inf"], "a rate must be"),
+        (&["load", "--seconds", "1e18"], "--seconds must be 0 to 86400"),
         (&["load", "--clients", "0"], "--clients must be at least 1"),
+        (&["load", "--clients", "99999999"], "--clients must be at most 1048576"),
+        (&["load", "--repeats", "0"], "--repeats must be at least 1"),
+        (&["load", "--transport", "quic,tcp", "--label", "new"], "--label names one subject"),
+        (&["load", "--json", "/no/such/folder/a.json"], "there is no folder /no/such/folder"),
+        (&["load", "--store", "memory", "--payload", "5000000", "--warm-up", "0"], "split it"),
+        (&["compare", "a", "b", "--limit", "nan"], "--limit must be at least 0"),
+        (&["trouble", "idle", "--repeats", "0"], "must be at least 1"),
     ] {
         let output = bench(arguments);
         let complaint = String::from_utf8_lossy(&output.stderr).into_owned();

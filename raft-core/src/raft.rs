@@ -14,9 +14,10 @@ use crate::engine::{Finding, Status};
 use crate::log_store::LogStore;
 use crate::machine::{Machine, Typed};
 use crate::membership::{Lease, NodeInfo, Target};
+#[cfg(feature = "metrics")]
+use crate::runtime::Metrics;
 use crate::runtime::{
-    Consistency, Member, Metrics, Node, NodeOptions, RaftError, RaftStatus, Reading, SnapshotFile,
-    StartError, What,
+    Consistency, Member, Node, NodeOptions, RaftError, RaftStatus, Reading, SnapshotFile, StartError, What,
 };
 #[cfg(doc)]
 use crate::session::SessionError;
@@ -174,6 +175,7 @@ impl<M: Machine> Raft<M> {
     }
 
     /// See [`RawRaft::metrics`].
+    #[cfg(feature = "metrics")]
     pub fn metrics(&self) -> Metrics {
         self.raw.metrics()
     }
@@ -399,6 +401,7 @@ impl RawRaft {
 
     /// What this node has measured since it was started: how long proposals, writes, heartbeats and the state machine took, and how
     /// often what happened.
+    #[cfg(feature = "metrics")]
     pub fn metrics(&self) -> Metrics {
         self.node.metrics()
     }

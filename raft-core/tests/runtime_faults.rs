@@ -5,21 +5,20 @@
 mod cluster;
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::{CLUSTER, Cluster, Words, members, options, within};
-use raft_core::log_store::{Claim, LogState, StorageError, StorageErrorKind, Write};
+use raft_core::log_store::{StorageErrorKind, Write};
 use raft_core::mem::{ChannelNetwork, MemLogStore};
 use raft_core::state_machine::{Batch, MachineError, Note, SnapshotView};
+use raft_core::testing::{FaultStore, StoreFaults};
 use raft_core::types::{Entry, HardState, Outline, Payload};
 use raft_core::{
-    ClusterId, EntryId, GroupId, Incarnation, Index, LogStore, NodeId, Raft, RaftError, RawRaft, StartError,
-    StateMachine,
+    EntryId, GroupId, Incarnation, LogStore, NodeId, Raft, RaftError, RawRaft, StartError, StateMachine,
 };
 use tokio::sync::Semaphore;
 
@@ -49,62 +48,20 @@ async fn a_panicking_machine_stops_its_group_on_its_node() {
     assert_eq!(good.propose("fine").await, 1);
 }
 
-/// A store whose writes begin to fail, and may take their time.
-#[derive(Clone, Default)]
-struct Faulty {
-    inner: MemLogStore,
-    failing: Arc<AtomicBool>,
-    slow: Arc<AtomicBool>,
-    calls: Arc<AtomicUsize>,
-    calls_after_failure: Arc<AtomicUsize>,
+/// The slow disk itself; the tests wait for conditions.
+fn slow() -> impl Future<Output = ()> {
+    tokio::time::sleep(Duration::from_millis(3))
 }
 
-#[async_trait]
-impl LogStore for Faulty {
-    async fn claim(
-        &self,
-        cluster: ClusterId,
-        node: NodeId,
-        fresh: Incarnation,
-    ) -> Result<Claim, StorageError> {
-        self.inner.claim(cluster, node, fresh).await
-    }
-
-    async fn load(&self, group: GroupId) -> Result<LogState, StorageError> {
-        self.inner.load(group).await
-    }
-
-    async fn write(&self, writes: &[Write]) -> Result<(), StorageError> {
-        self.calls.fetch_add(1, Ordering::SeqCst);
-        if self.slow.load(Ordering::SeqCst) {
-            // The slow disk itself; the tests wait for conditions.
-            tokio::time::sleep(Duration::from_millis(3)).await;
-        }
-        if self.failing.load(Ordering::SeqCst) {
-            self.calls_after_failure.fetch_add(1, Ordering::SeqCst);
-            return Err(StorageError::new(StorageErrorKind::Io, "the disk is on fire"));
-        }
-        self.inner.write(writes).await
-    }
-
-    async fn read(
-        &self,
-        group: GroupId,
-        range: RangeInclusive<Index>,
-        max_bytes: usize,
-    ) -> Result<Vec<Entry>, StorageError> {
-        self.inner.read(group, range, max_bytes).await
-    }
-}
-
-async fn failing_store(slow: bool) {
+async fn failing_store(faults: StoreFaults) {
     let network = ChannelNetwork::new();
-    let store = Faulty::default();
-    store.slow.store(slow, Ordering::SeqCst);
-    let node = Raft::start(options(1), store.clone(), network.transport(1), Words::default()).await.unwrap();
+    let kept = MemLogStore::new();
+    let store = FaultStore::new(kept.clone(), faults.clone());
+    let node = Raft::start(options(1), store, network.transport(1), Words::default()).await.unwrap();
     within(node.bootstrap([(1, "mem:1")])).await.unwrap();
     assert_eq!(within(node.propose(&"kept".into())).await, Ok(1));
-    store.failing.store(true, Ordering::SeqCst);
+    let before = faults.writes();
+    faults.fail(StorageErrorKind::Io);
     assert_eq!(within(node.propose(&"lost".into())).await, Err(RaftError::Unknown));
     let error = within(async {
         loop {
@@ -116,30 +73,33 @@ async fn failing_store(slow: bool) {
     })
     .await;
     let Err(RaftError::Fatal { reason }) = error else { panic!("{error:?}") };
-    assert!(reason.contains("the disk is on fire"), "{reason}");
+    assert!(reason.contains("a write failed (Io)"), "{reason}");
     within(node.shutdown()).await;
-    assert_eq!(store.calls_after_failure.load(Ordering::SeqCst), 1, "a failed write is never tried again");
-    assert_eq!(store.inner.load(GroupId(0)).await.unwrap().last, 3, "configuration, no-op, one word");
+    assert_eq!(faults.writes() - before, 1, "a failed write is never tried again");
+    assert_eq!(kept.load(GroupId(0)).await.unwrap().last, 3, "configuration, no-op, one word");
 }
 
 #[tokio::test]
 async fn a_failing_store_in_memory_stops_the_group() {
-    failing_store(false).await;
+    failing_store(StoreFaults::new()).await;
 }
 
 #[tokio::test]
 async fn a_failing_store_on_disk_stops_the_group() {
-    failing_store(true).await;
+    let faults = StoreFaults::new();
+    faults.slow(slow);
+    failing_store(faults).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_store_gathers_what_waits_into_one_write() {
     let network = ChannelNetwork::new();
-    let store = Faulty::default();
-    store.slow.store(true, Ordering::SeqCst);
-    let node = Raft::start(options(1), store.clone(), network.transport(1), Words::default()).await.unwrap();
+    let faults = StoreFaults::new();
+    faults.slow(slow);
+    let store = FaultStore::new(MemLogStore::new(), faults.clone());
+    let node = Raft::start(options(1), store, network.transport(1), Words::default()).await.unwrap();
     within(node.bootstrap([(1, "mem:1")])).await.unwrap();
-    let before = store.calls.load(Ordering::SeqCst);
+    let before = faults.writes();
     let calls: Vec<_> = (0..200)
         .map(|n| {
             let node = node.clone();
@@ -149,8 +109,8 @@ async fn a_slow_store_gathers_what_waits_into_one_write() {
     for call in calls {
         within(call).await.unwrap().unwrap();
     }
-    let calls = store.calls.load(Ordering::SeqCst) - before;
-    assert!(calls < 50, "{calls} writes for 200 commands");
+    let writes = faults.writes() - before;
+    assert!(writes < 50, "{writes} writes for 200 commands");
 }
 
 /// The commands applied, and the notes.

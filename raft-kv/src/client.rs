@@ -135,6 +135,15 @@ struct Ask {
     turn: Option<Turn>,
 }
 
+impl Ask {
+    /// Whether an answer with this error tells how all attempts ended: a read has no outcome, and what the store says to a number is
+    /// what it said to it the first time.
+    fn settles(&self, error: ErrorCode) -> bool {
+        let by_the_store = matches!(error, ErrorCode::Mismatch | ErrorCode::NotFound);
+        self.method == Method::GET || (self.turn.is_some() && by_the_store)
+    }
+}
+
 /// A response, read whole.
 struct Answer {
     status: StatusCode,
@@ -200,7 +209,7 @@ impl Client {
 
     /// Makes every change in a session: it is repeated until it is confirmed or the time is up, and happens exactly once, conditional
     /// changes too. A session is opened with the first change, and a new one where that has expired;
-    /// [`close_session`](Self::close_session) ends it. While not every node knows sessions, changes are made without.
+    /// [`close_session`](Self::close_session) ends it. Where a node runs a version before sessions, changes are refused.
     #[must_use]
     pub fn with_session(mut self) -> Self {
         self.with_session = true;
@@ -488,11 +497,9 @@ impl Client {
         if !self.with_session {
             return self.ask_until(&ask, deadline).await;
         }
-        let repeatable = ask.repeatable;
+        ask.repeatable = true;
         loop {
-            ask.turn = self.session_until(deadline).await?.map(Turn::begin);
-            // Without a session it is as with a client that has none.
-            ask.repeatable = repeatable || ask.turn.is_some();
+            ask.turn = Some(Turn::begin(self.session_until(deadline).await?));
             let answer = self.ask_until(&ask, deadline).await;
             match (&answer, &ask.turn) {
                 (Err(ClientError::Refused(body)), Some(turn)) if body.error == ErrorCode::SessionExpired => {
@@ -503,12 +510,11 @@ impl Client {
         }
     }
 
-    /// The session that is open; opens one where there is none. Who opens one holds up the others meanwhile. None where not every
-    /// node knows sessions.
-    async fn session_until(&self, deadline: Instant) -> Result<Option<Session>, ClientError> {
+    /// The session that is open; opens one where there is none. Who opens one holds up the others meanwhile.
+    async fn session_until(&self, deadline: Instant) -> Result<Session, ClientError> {
         let _opening = self.opening.lock().await;
         if let Some(session) = &*lock(&self.session) {
-            return Ok(Some(Arc::clone(session)));
+            return Ok(Arc::clone(session));
         }
         // One that nobody hears of expires.
         let open = Ask {
@@ -524,13 +530,7 @@ impl Client {
                 let session =
                     Arc::new(Mutex::new(Numbers::new(body.session.parse().map_err(|_| strange())?)));
                 *lock(&self.session) = Some(Arc::clone(&session));
-                Ok(Some(session))
-            }
-            // A node of a version before sessions does not know the path.
-            Err(ClientError::Refused(body))
-                if matches!(body.error, ErrorCode::NoSessions | ErrorCode::NotFound) =>
-            {
-                Ok(None)
+                Ok(session)
             }
             // The change itself was not sent.
             Err(ClientError::Unknown(message)) => Err(ClientError::refused(ErrorCode::Unavailable, message)),
@@ -584,7 +584,10 @@ impl Client {
                         ClientError::Refused(body) => {
                             matches!(
                                 body.error,
-                                ErrorCode::Unavailable | ErrorCode::Overloaded | ErrorCode::Failed
+                                ErrorCode::Unavailable
+                                    | ErrorCode::Overloaded
+                                    | ErrorCode::NoSessions
+                                    | ErrorCode::Failed
                             )
                         }
                         ClientError::Unknown(message) => {
@@ -595,10 +598,8 @@ impl Client {
                     };
                     if !again {
                         return Err(match (error, perhaps) {
-                            // An earlier attempt may have been carried out in it.
-                            (ClientError::Refused(body), Some(message))
-                                if body.error == ErrorCode::SessionExpired =>
-                            {
+                            // An earlier attempt may have been carried out: no refusal of a later one undoes it.
+                            (ClientError::Refused(body), Some(message)) if !ask.settles(body.error) => {
                                 ClientError::Unknown(message)
                             }
                             (error, _) => error,

@@ -119,7 +119,7 @@ impl Writer {
             ));
         }
         self.failed = true;
-        let done = work(self).inspect_err(|error| tracing::error!(%error, "the log store stops writing"))?;
+        let done = work(self)?;
         self.failed = false;
         Ok(done)
     }

@@ -154,29 +154,57 @@ fn compare(arguments: &Arguments) -> Result<(), Failure> {
         "clients", "", "ops/s median", "best", "cpu us/op", "median: times", "best: times"
     );
     for &clients in &arguments.clients {
-        let rates = |subject: &String| -> Option<(f64, f64, f64)> {
-            let runs = all.get(&(clients, subject.as_str()))?;
-            let best = runs.iter().map(|run| run.rate).fold(0.0, f64::max);
-            let cpu = runs.iter().map(|run| run.cpu_us).fold(f64::INFINITY, f64::min);
-            Some((median(runs.iter().map(|run| run.rate).collect()), best, cpu))
-        };
-        let first = arguments.subjects.first().and_then(rates);
+        let summary = |subject: &String| Some(Summary::of(all.get(&(clients, subject.as_str()))?));
+        let first = arguments.subjects.first().and_then(summary);
         for subject in &arguments.subjects {
-            let (Some((middle, best, cpu)), Some((our_middle, our_best, _))) = (rates(subject), first) else {
+            let (Some(of), Some(ours)) = (summary(subject), first) else {
                 continue;
             };
             println!(
-                "{clients:>8}  {subject:<14} {middle:>12.0} {best:>12.0} {cpu:>10.2} {:>14.2} {:>14.2}",
-                our_middle / middle,
-                our_best / best,
+                "{clients:>8}  {subject:<14} {:>12.0} {:>12.0} {:>10.2} {:>14.2} {:>14.2}",
+                of.rate,
+                of.best_rate,
+                of.cpu_us,
+                ours.rate / of.rate,
+                ours.best_rate / of.best_rate,
             );
         }
     }
-    println!("\ntimes: how many times as many operations the first one does");
+    println!("\ncpu us/op: the median; times: how many times as many operations the first one does");
     Ok(())
+}
+
+/// What is told of the rounds of one subject.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Summary {
+    /// The median, as is the next.
+    rate: f64,
+    cpu_us: f64,
+    best_rate: f64,
+}
+
+impl Summary {
+    fn of(runs: &[Measured]) -> Self {
+        Self {
+            rate: median(runs.iter().map(|run| run.rate).collect()),
+            cpu_us: median(runs.iter().map(|run| run.cpu_us).collect()),
+            best_rate: runs.iter().map(|run| run.rate).fold(0.0, f64::max),
+        }
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rate_and_processor_time_are_those_of_the_middle_round() {
+        let runs = [(10.0, 5.0), (30.0, 1.0), (20.0, 3.0)].map(|(rate, cpu_us)| Measured { rate, cpu_us });
+        assert_eq!(Summary::of(&runs), Summary { rate: 20.0, cpu_us: 3.0, best_rate: 30.0 });
+    }
 }

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Settings;
 use super::recorder::{Percentiles, Shard};
 use crate::backend::Failure;
-use crate::floor::{Floor, micros};
+use crate::floor::Floor;
+use crate::numbers::micros;
 
 /// The format of the files; another number is another format.
 const FORMAT: u32 = 1;
@@ -37,7 +39,8 @@ impl Reports {
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let about = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         let text = fs::read(path).map_err(|error| about(&error))?;
-        let reports: Self = serde_json::from_slice(&text).map_err(|error| about(&error))?;
+        let reports: Self = serde_json::from_slice(&text)
+            .map_err(|error| about(&format!("not the results of a load: {error}")))?;
         if reports.format != FORMAT {
             return Err(about(&format!("format {} is not known", reports.format)).into());
         }
@@ -86,18 +89,85 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether it is about the same thing under the same load.
+    /// Without runs yet, and without what is known of the machine.
+    pub fn new(subject: impl Into<String>, nodes: usize, settings: &Settings) -> Self {
+        Self {
+            subject: subject.into(),
+            nodes,
+            pace: settings.pace.name(),
+            payload_bytes: settings.payload_bytes,
+            warm_up_seconds: settings.warm_up.as_secs_f64(),
+            seconds: settings.measure.as_secs_f64(),
+            floor: None,
+            limit: None,
+            runs: Vec::new(),
+        }
+    }
+
+    /// Whether it is about the same thing under the same load for as long.
     pub fn is_like(&self, other: &Self) -> bool {
+        self.is_of_same_load(other) && self.took_as_long(other)
+    }
+
+    /// Whether it is about the same thing under the same load, for however long.
+    pub fn is_of_same_load(&self, other: &Self) -> bool {
         self.subject == other.subject
             && self.nodes == other.nodes
             && self.pace == other.pace
             && self.payload_bytes == other.payload_bytes
     }
 
+    /// Whether warm-up and measurement were as long.
+    pub fn took_as_long(&self, other: &Self) -> bool {
+        // A file may round the last digit.
+        let same = |a: f64, b: f64| (a - b).abs() < 1e-6;
+        same(self.seconds, other.seconds) && same(self.warm_up_seconds, other.warm_up_seconds)
+    }
+
     /// What it is about, in a line.
     pub fn title(&self) -> String {
-        let nodes = if self.nodes == 0 { String::new() } else { format!(", {} nodes", self.nodes) };
-        format!("{}{nodes}, {} B, {}", self.subject, self.payload_bytes, self.pace)
+        format!("{}, {}", self.subject, self.load())
+    }
+
+    /// What it bore.
+    pub fn load(&self) -> String {
+        let nodes = match self.nodes {
+            0 => String::new(),
+            1 => "1 node, ".to_owned(),
+            many => format!("{many} nodes, "),
+        };
+        format!("{nodes}{} B, {}", self.payload_bytes, self.pace)
+    }
+
+    /// What must be known to read its runs, a line each.
+    pub fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        let mut rates: Vec<f64> = self.runs.iter().map(|run| run.operations_per_second).collect();
+        rates.sort_by(f64::total_cmp);
+        if let (Some((limit, by)), Some(rate)) = (&self.limit, rates.get(rates.len() / 2)) {
+            let times = limit / rate.max(f64::MIN_POSITIVE);
+            remarks.push(format!(
+                "{}: at most {limit:.0} ops/s by {by}, {times:.2} times what was reached",
+                self.subject
+            ));
+        }
+        for (number, run) in (1..).zip(&self.runs) {
+            let about = |what: String| format!("{}, run {number}: {what}", self.subject);
+            if run.not_sent > 0 {
+                remarks.push(about(format!(
+                    "{} were due and not sent, for too many were under way or the generator could not keep up; \
+                     they are in no percentile",
+                    run.not_sent
+                )));
+            }
+            if run.processes_ended > 0 {
+                remarks.push(about(format!(
+                    "{} of the processes ended meanwhile; what was taken until then is counted",
+                    run.processes_ended
+                )));
+            }
+        }
+        remarks
     }
 }
 
@@ -135,24 +205,35 @@ pub struct Run {
     pub operations_per_second: f64,
     /// Surely not carried out.
     pub refused: u64,
-    /// Nobody knows.
+    /// Nobody knows: such as timed out.
     pub unknown: u64,
-    /// Due, but not sent, because too many were under way.
+    /// Due, but not sent, because too many were under way, or the generator could not keep up.
     pub not_sent: u64,
-    /// In microseconds; in the open loop from when an operation was due.
+    /// In microseconds; in the open loop from when an operation was due. Of what was carried out, and of what ended with its outcome unknown:
+    /// that took at least so long.
     pub latency_us: Percentiles,
-    /// Share of operations, and the latency in microseconds that they were done within.
+    /// Share of operations, and the latency in microseconds that they ended within.
     pub curve: Vec<(f64, f64)>,
-    /// Processor time of nodes and, where they are in one process, clients.
-    pub cpu_us_per_operation: f64,
+    /// Processor time of nodes and, where they are in one process, clients. This and the next two where processes were watched.
+    pub cpu_us_per_operation: Option<f64>,
     /// The most memory that was resident at a second's end.
-    pub peak_resident_bytes: u64,
+    pub peak_resident_bytes: Option<u64>,
     /// To devices.
-    pub written_bytes_per_operation: f64,
+    pub written_bytes_per_operation: Option<f64>,
     /// Between nodes, as the wire format has it, where it is counted.
     pub sent_bytes_per_operation: Option<f64>,
+    /// Watched processes that ended before the run did.
+    #[serde(default)]
+    pub processes_ended: usize,
     /// Second by second.
     pub series: Vec<Second>,
+}
+
+impl Run {
+    /// All that were to be carried out.
+    pub fn offered(&self) -> u64 {
+        self.operations + self.refused + self.unknown + self.not_sent
+    }
 }
 
 /// About one second.
@@ -167,11 +248,11 @@ pub struct Second {
     pub max_us: f64,
     pub refused: u64,
     pub unknown: u64,
-    pub resident_bytes: u64,
+    pub resident_bytes: Option<u64>,
 }
 
 impl Second {
-    pub(super) fn new(at_seconds: f64, taken: Duration, shard: &Shard, resident_bytes: u64) -> Self {
+    pub(super) fn new(at_seconds: f64, taken: Duration, shard: &Shard, resident_bytes: Option<u64>) -> Self {
         let latency = shard.percentiles();
         Self {
             at_seconds,

@@ -1,6 +1,7 @@
 //! What is loaded.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::RaftError;
@@ -9,7 +10,10 @@ use raft_kv::client::{Client, ClientError};
 use super::Outcome;
 use crate::backend::Failure;
 use crate::cluster::{Cluster, ClusterOptions};
-use crate::process::Usage;
+use crate::process::{Usage, Watch};
+
+/// A cluster that takes no write for so long cannot be loaded.
+const FIRST_WRITE: Duration = Duration::from_secs(5);
 
 /// What is loaded.
 pub enum Target {
@@ -18,9 +22,9 @@ pub enum Target {
     /// A raft-kv that runs elsewhere, reached over HTTP.
     Kv {
         /// The way to it.
-        client: Client,
+        client: Box<Client>,
         /// The processes of its nodes, where they run on this machine and are to be watched.
-        processes: Vec<u32>,
+        processes: Option<Mutex<Watch>>,
         /// How many keys are written, in turn.
         keys: u64,
     },
@@ -28,7 +32,9 @@ pub enum Target {
 
 /// What a target took so far.
 pub(super) struct Taken {
-    pub(super) usage: Usage,
+    /// Of its processes, where they are watched, and how many of those have ended.
+    pub(super) usage: Option<Usage>,
+    pub(super) ended: usize,
     /// Bytes given to transports, where they are counted.
     pub(super) sent: Option<u64>,
 }
@@ -43,12 +49,22 @@ impl Target {
         Ok(Arc::new(Self::Cluster(Box::new(Cluster::start(&options).await?))))
     }
 
-    /// The raft-kv whose nodes listen at these HTTP addresses.
+    /// The raft-kv whose nodes listen at these HTTP addresses, once it has taken a write; and how many nodes it has. The processes, if any, are
+    /// watched.
     ///
     /// # Errors
-    /// Where an address is none.
-    pub fn kv(nodes: &[String], processes: Vec<u32>, keys: u64) -> Result<Arc<Self>, Failure> {
-        Ok(Arc::new(Self::Kv { client: Client::new(nodes)?, processes, keys: keys.max(1) }))
+    /// Where an address is none, a process is not there, or no write succeeds.
+    pub async fn kv(nodes: &[String], processes: &[u32], keys: u64) -> Result<(Arc<Self>, usize), Failure> {
+        let processes = match processes {
+            [] => None,
+            some => Some(Mutex::new(Watch::new(some)?)),
+        };
+        let first = Client::new(nodes)?.with_timeout(FIRST_WRITE);
+        let about = |error: ClientError| format!("raft-kv at {} takes no write: {error}", nodes.join(","));
+        first.put("load-0", Bytes::from_static(b"first")).await.map_err(about)?;
+        let members = first.members(false).await.map_err(about)?.members.len();
+        let client = Box::new(Client::new(nodes)?);
+        Ok((Arc::new(Self::Kv { client, processes, keys: keys.max(1) }), members))
     }
 
     /// One operation.
@@ -62,7 +78,10 @@ impl Target {
                 Err(error @ (RaftError::TooLarge { .. } | RaftError::Fatal { .. } | RaftError::Stopped)) => {
                     Err(error.into())
                 }
-                Err(error) if error.is_refused() => Ok(Outcome::Refused),
+                Err(error) if error.is_refused() => {
+                    cluster.learn_leader(&error);
+                    Ok(Outcome::Refused)
+                }
                 Err(_) => Ok(Outcome::Unknown),
             },
             Self::Kv { client, keys, .. } => {
@@ -76,16 +95,22 @@ impl Target {
         }
     }
 
-    pub(super) fn usage(&self) -> Result<Taken, Failure> {
+    pub(super) fn taken(&self) -> Result<Taken, Failure> {
         Ok(match self {
-            Self::Cluster(cluster) => Taken { usage: Usage::own()?, sent: cluster.sent_bytes() },
-            Self::Kv { processes, .. } => Taken { usage: Usage::of(processes)?, sent: None },
+            Self::Cluster(cluster) => {
+                Taken { usage: Some(Usage::own()?), ended: 0, sent: cluster.sent_bytes() }
+            }
+            Self::Kv { processes: None, .. } => Taken { usage: None, ended: 0, sent: None },
+            Self::Kv { processes: Some(watch), .. } => {
+                let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
+                Taken { usage: Some(watch.look()), ended: watch.ended(), sent: None }
+            }
         })
     }
 
     /// Ends it, if it is ours.
-    pub async fn end(self: Arc<Self>) {
-        if let Some(Self::Cluster(cluster)) = Arc::into_inner(self) {
+    pub async fn end(&self) {
+        if let Self::Cluster(cluster) = self {
             cluster.shutdown().await;
         }
     }

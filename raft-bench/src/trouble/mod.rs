@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::backend::{Backends, Failure};
 use crate::load::{Pace, Run, Settings};
 
-pub use self::nodes::ARGV0;
+pub use self::nodes::{ARGV0, Nodes};
 
 /// What can be done to a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

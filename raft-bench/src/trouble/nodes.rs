@@ -1,4 +1,4 @@
-//! Three raft-kv nodes as processes of their own, which can be killed: this same program under another name.
+//! Three raft-kv nodes as processes of their own, which can be killed: `raft-bench` under another name.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -25,8 +25,10 @@ const LOOK: Duration = Duration::from_millis(5);
 /// Below the range that systems take ports from for outgoing connections.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// Dropped, they are killed; so they are when this process dies, since each follows its stdin.
-pub(super) struct Nodes {
+/// A cluster of three raft-kv nodes on this machine. Dropped, they are killed; so they are when this process dies, since each follows its
+/// stdin.
+pub struct Nodes {
+    program: PathBuf,
     folder: TempDir,
     nodes: Vec<Node>,
 }
@@ -38,10 +40,14 @@ struct Node {
 }
 
 impl Nodes {
-    pub(super) async fn start() -> Result<Self, Failure> {
+    /// Starts them and founds their cluster. The program is `raft-bench`, or anything else that is raft-kv by the name of [`ARGV0`].
+    ///
+    /// # Errors
+    /// Where they do not start, or the cluster is not founded.
+    pub async fn start(program: PathBuf) -> Result<Self, Failure> {
         let folder = tempfile::tempdir()?;
         let ca = DevCa::new(ClusterId(0xfa11))?;
-        let mut nodes = Self { folder, nodes: Vec::new() };
+        let mut nodes = Self { program, folder, nodes: Vec::new() };
         for id in 1..=NODES {
             let certs = nodes.folder.path().join(format!("certs-{id}"));
             fs::create_dir_all(&certs)?;
@@ -67,14 +73,26 @@ impl Nodes {
         Ok(nodes)
     }
 
+    /// The addresses of their HTTP interfaces.
+    pub fn addresses(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.http.to_string()).collect()
+    }
+
+    /// The processes that run.
+    pub fn processes(&self) -> Vec<u32> {
+        self.nodes.iter().filter_map(|node| Some(node.child.as_ref()?.id())).collect()
+    }
+
     /// A client that knows all nodes.
     pub(super) fn client(&self) -> Result<Client, Failure> {
-        let addresses: Vec<String> = self.nodes.iter().map(|node| node.http.to_string()).collect();
-        Ok(Client::new(&addresses)?)
+        Ok(Client::new(&self.addresses())?)
     }
 
     /// Who leads, once each node that runs says the same.
-    pub(super) async fn leader(&self) -> Result<u64, Failure> {
+    ///
+    /// # Errors
+    /// Where they do not come to agree.
+    pub async fn leader(&self) -> Result<u64, Failure> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let mut leaders = Vec::new();
@@ -93,8 +111,11 @@ impl Nodes {
         }
     }
 
-    /// SIGKILL.
-    pub(super) fn kill(&mut self, id: u64) -> Result<(), Failure> {
+    /// Sends SIGKILL.
+    ///
+    /// # Errors
+    /// Where there is no such node.
+    pub fn kill(&mut self, id: u64) -> Result<(), Failure> {
         if let Some(mut child) = self.node_mut(id)?.child.take() {
             child.kill()?;
             child.wait()?;
@@ -102,13 +123,17 @@ impl Nodes {
         Ok(())
     }
 
-    pub(super) fn launch(&mut self, id: u64) -> Result<(), Failure> {
+    /// Starts a node that was killed.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn launch(&mut self, id: u64) -> Result<(), Failure> {
         let path = |name: &str| -> PathBuf { self.folder.path().join(format!("{name}-{id}")) };
         let (data, certs, log) = (path("data"), path("certs"), path("log"));
         let log = fs::OpenOptions::new().create(true).append(true).open(log)?;
-        let program = std::env::current_exe()?;
+        let mut command = Command::new(&self.program);
         let node = self.node_mut(id)?;
-        let child = Command::new(program)
+        let child = command
             .arg0(ARGV0)
             .args(["serve", "--follow-stdin", "--data"])
             .arg(data)

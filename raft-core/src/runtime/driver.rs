@@ -26,6 +26,7 @@ use super::pending::Pending;
 use super::reading::Consistency;
 use super::snapshots::{Ledger, Receiver, SnapshotReply, Transfers};
 use super::status::{Counters, FatalKind, StatusBoard};
+use super::trace;
 use crate::engine::{
     Engine, Event, Fetch, ProposeError, ReadError, ReadId, ReadReady, Ready, Refusal, SESSIONS_LEVEL,
     TransferError,
@@ -185,7 +186,7 @@ impl Driver {
             End::Fatal(reason) => Some(reason),
         };
         if let Some(reason) = &reason {
-            tracing::error!(node = %self.parts.node, group = %self.parts.group, %reason, "the group has stopped for good");
+            trace::error!(node = %self.parts.node, group = %self.parts.group, %reason, "the group has stopped for good");
             self.parts.mailbox.close(Closed::Fatal(Arc::clone(reason)));
             self.parts.applier.abort();
         }
@@ -289,7 +290,7 @@ impl Driver {
             Completion::Fetched(purpose, entries) => self.parts.engine.fetched(purpose, entries, now),
             Completion::SnapshotTaken(taken) => {
                 if let Err(reason) = &taken {
-                    tracing::warn!(node = %self.parts.node, group = %self.parts.group, %reason, "no snapshot was taken");
+                    trace::warn!(node = %self.parts.node, group = %self.parts.group, %reason, "no snapshot was taken");
                     self.parts.ledger.failed(reason);
                 }
                 self.parts.engine.snapshot_taken(taken.ok(), now);
@@ -634,16 +635,16 @@ impl Driver {
                 *count += 1;
                 // Rarer and rarer: a peer must not be able to fill the disk with log lines.
                 if count.is_power_of_two() {
-                    tracing::warn!(%node, %group, from = %from.node, %reason, count, "refused a message");
+                    trace::warn!(%node, %group, from = %from.node, %reason, count, "refused a message");
                 }
             }
             Event::FoundingEnded { reason } => {
                 self.parts.status.founding_ended = Some(reason);
-                tracing::info!(%node, %group, ?reason, "founding was given up");
+                trace::info!(%node, %group, ?reason, "founding was given up");
             }
-            Event::PromiseBroken { .. } => tracing::warn!(%node, %group, ?event),
-            Event::Resend { .. } => tracing::debug!(%node, %group, ?event),
-            _ => tracing::info!(%node, %group, ?event),
+            Event::PromiseBroken { .. } => trace::warn!(%node, %group, ?event),
+            Event::Resend { .. } => trace::debug!(%node, %group, ?event),
+            _ => trace::info!(%node, %group, ?event),
         }
     }
 

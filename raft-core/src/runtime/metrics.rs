@@ -1,5 +1,5 @@
-//! What a node measures: how long things take, and how often what happened. Cheap enough to be always on; read by
-//! [`Raft::metrics`](crate::Raft::metrics).
+//! What a node measures: how long things take, and how often what happened. Read by
+//! [`Raft::metrics`](crate::Raft::metrics); the feature `metrics`.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

@@ -10,6 +10,8 @@
 //!
 //! The driver waits for nothing but its mailbox and its deadline.
 
+#![cfg_attr(not(feature = "tracing"), expect(unused_variables, reason = "some are there for the log only"))]
+
 mod applier;
 mod change;
 mod clock;
@@ -19,6 +21,7 @@ mod guard;
 mod handover;
 mod log_writer;
 mod mailbox;
+#[cfg_attr(not(feature = "metrics"), path = "unmeasured.rs")]
 mod metrics;
 mod node;
 mod options;
@@ -29,9 +32,11 @@ mod reading;
 mod recover;
 mod snapshots;
 mod status;
+mod trace;
 
 pub(crate) use self::mailbox::lock;
 pub use error::{RaftError, StartError};
+#[cfg(feature = "metrics")]
 pub use metrics::{Distribution, Metrics};
 pub use options::{Member, NodeOptions};
 pub use reading::{Consistency, Reading};

@@ -16,7 +16,9 @@ use super::error::{RaftError, StartError};
 use super::handover::Handover;
 use super::log_writer::LogWriter;
 use super::mailbox::{Bootstrap, Gauge, Mailbox, Query, Queue, lock};
-use super::metrics::{Meters, Metrics};
+use super::metrics::Meters;
+#[cfg(feature = "metrics")]
+use super::metrics::Metrics;
 use super::options::NodeOptions;
 use super::outbox::{GroupInbox, Outbox, Roster};
 use super::reading::{Consistency, Reading};
@@ -25,6 +27,7 @@ use super::snapshots::{
     Folder, Latest, Ledger, Progress, Receiver, Receiving, SnapshotFile, Taker, Transfers, blocking,
 };
 use super::status::{RaftStatus, StatusBoard};
+use super::trace;
 use crate::codec::CodecError;
 use crate::engine::{BootstrapError, Finding, FoundingEnd, RoleName};
 use crate::log_store::LogStore;
@@ -45,6 +48,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(crate) struct Node {
     mailbox: Arc<Mailbox>,
     jobs: Arc<Queue<Job>>,
+    #[cfg(feature = "metrics")]
     meters: Arc<Meters>,
     gauge: Arc<Gauge>,
     pub(crate) status: watch::Receiver<RaftStatus>,
@@ -84,7 +88,7 @@ impl Node {
             options.max_snapshot_bytes,
         );
         if folder.is_none() {
-            tracing::info!(node = %options.node, "no place for snapshots is set: the log is never compacted");
+            trace::info!(node = %options.node, "no place for snapshots is set: the log is never compacted");
         }
         let Recovered { engine, local, applied, sessions, keeps_notes, snapshot } =
             recover(&options, &*store, &machine, &folder, Time::ZERO).await?;
@@ -159,6 +163,7 @@ impl Node {
         Ok(Self {
             mailbox,
             jobs,
+            #[cfg(feature = "metrics")]
             meters,
             gauge: Arc::new(Gauge::new(config.max_pending_reads, options.max_queued_bytes)),
             status,
@@ -221,6 +226,7 @@ impl Node {
         answer.await.unwrap_or_else(|_| Err(self.ended()))
     }
 
+    #[cfg(feature = "metrics")]
     pub(crate) fn metrics(&self) -> Metrics {
         self.meters.read()
     }

@@ -7,6 +7,7 @@ use fastrand::Rng;
 use super::error::StartError;
 use super::options::NodeOptions;
 use super::snapshots::{Folder, Lent, SnapshotFile, blocking, restore};
+use super::trace;
 use crate::codec::CodecError;
 use crate::engine::{Engine, EngineOptions, SESSIONS_LEVEL};
 use crate::log_store::{LogState, LogStore};
@@ -108,7 +109,7 @@ async fn recover_machine(
     .await
     .map_err(failed)?;
     for trouble in &troubles {
-        tracing::error!(%place, %trouble, "a snapshot cannot be used");
+        trace::error!(%place, %trouble, "a snapshot cannot be used");
     }
     state.snapshot = found.as_ref().map(Found::meta);
     match found {

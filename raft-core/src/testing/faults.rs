@@ -1,7 +1,9 @@
-//! A log store in trouble: one that hangs, has no room, or fails, in front of any other.
+//! A log store in trouble: one that is slow, hangs, has no room, or fails, in front of any other.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::ops::RangeInclusive;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
@@ -15,10 +17,22 @@ use crate::types::{ClusterId, Entry, GroupId, Incarnation, Index, NodeId};
 #[derive(Clone, Debug, Default)]
 pub struct StoreFaults(Arc<Mutex<State>>);
 
-#[derive(Debug, Default)]
+/// Gives what each write waits for before it begins.
+type Delay = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+#[derive(Default)]
 struct State {
     trouble: Option<Trouble>,
+    delay: Option<Delay>,
     waiting: Vec<Waker>,
+    writes: u64,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let slow = self.delay.is_some();
+        f.debug_struct("State").field("trouble", &self.trouble).field("slow", &slow).finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +47,14 @@ impl StoreFaults {
         Self::default()
     }
 
+    /// From now on each write takes longer, by as much as what `wait` gives takes, such as a runtime's timer. Other troubles come on top.
+    pub fn slow<W>(&self, wait: impl Fn() -> W + Send + Sync + 'static)
+    where
+        W: Future<Output = ()> + Send + 'static,
+    {
+        self.lock().delay = Some(Arc::new(move || Box::pin(wait())));
+    }
+
     /// From now on writes begin and do not end, until [`heal`](Self::heal).
     pub fn stall(&self) {
         self.lock().trouble = Some(Trouble::Stalled);
@@ -45,7 +67,13 @@ impl StoreFaults {
 
     /// The device is well again: what hangs goes on. A store that has failed stays failed until it is opened anew.
     pub fn heal(&self) {
+        self.lock().delay = None;
         self.set(None);
+    }
+
+    /// How many writes were asked for so far, those that were refused included.
+    pub fn writes(&self) -> u64 {
+        self.lock().writes
     }
 
     fn set(&self, trouble: Option<Trouble>) {
@@ -61,6 +89,10 @@ impl StoreFaults {
     }
 
     async fn pass(&self) -> Result<(), StorageError> {
+        let delay = self.lock().delay.clone();
+        if let Some(delay) = delay {
+            delay().await;
+        }
         poll_fn(|cx| {
             let mut state = self.lock();
             match state.trouble {
@@ -113,6 +145,7 @@ impl<S: LogStore> LogStore for FaultStore<S> {
     }
 
     async fn write(&self, writes: &[Write]) -> Result<(), StorageError> {
+        self.faults.lock().writes += 1;
         if self.failed.load(Ordering::SeqCst) {
             let message = "an earlier write failed: the store must be opened anew";
             return Err(StorageError::new(StorageErrorKind::Failed, message));

@@ -8,6 +8,7 @@ mod log;
 mod members;
 mod membership;
 mod metrics;
+mod room;
 mod server;
 mod urls;
 
@@ -17,6 +18,7 @@ pub(crate) use members::grouped;
 pub use members::{
     ChangeBody, ChangeStateBody, ChangedBody, MemberChange, MemberStateBody, MembersBody, WaitBody,
 };
+pub use room::RequestLimits;
 pub(crate) use server::members;
 pub use server::{Api, router};
 pub(crate) use urls::{host_and_port, percent_encode};
@@ -76,14 +78,14 @@ pub enum ErrorCode {
     TooLarge,
     /// The node belongs to no cluster yet: `raft-kv init` founds one.
     NotInitialized,
-    /// No leader could be reached in time. The request was surely not carried out and may be repeated.
+    /// No leader could be reached in time, or the request did not come whole in time. It was surely not carried out and may be repeated.
     Unavailable,
     /// There is no such session any more: it was not used for too long, or was closed. By this request nothing was changed; whether by
     /// an earlier one with the same number, nobody can tell.
     SessionExpired,
     /// Not every node is known to know sessions. The request was surely not carried out; without a session it may be.
     NoSessions,
-    /// The leader has too much to do. The request was surely not carried out and may be repeated, later.
+    /// The node or its leader has too much to do. The request was surely not carried out and may be repeated, later.
     Overloaded,
     /// The outcome is unknown: the change may have happened, or may still happen.
     Unknown,

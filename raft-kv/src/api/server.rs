@@ -4,22 +4,23 @@ use std::str::FromStr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query as UrlQuery, Request, State};
+use axum::extract::rejection::{ExtensionRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequestParts, Path, Query as UrlQuery, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
+use axum::{Extension, Router};
 use bytes::Bytes;
 use raft_core::message::Dismissal;
 use raft_core::runtime::TransferStatus;
 use raft_core::session::{Serial, SessionId};
 use raft_core::types::NodeId;
 use raft_core::{Consistency, LogStore, Membership, Raft, RaftError, RaftStatus, Reading};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::consistency::{Level, ReadOptions};
@@ -29,30 +30,27 @@ use super::log::{self, CommittedLog};
 use super::members::{ChangeBody, ChangedBody, MembersBody};
 use super::membership::members_of;
 use super::metrics::Look;
+use super::room::{Deadline, RequestLimits, Room};
 use super::{
-    APPLIED_HEADER, CREATE_REVISION_HEADER, DEFAULT_SCAN_LIMIT, DEFAULT_TIMEOUT_MS, DeletedBody, EntryIdBody,
-    ErrorBody, ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, LeaseBody, MAX_TIMEOUT_MS,
-    MODIFY_REVISION_HEADER, MemberBody, NUMBER_HEADER, PageBody, SEEN_BELOW_HEADER, SESSION_HEADER,
-    SessionBody, SnapshotProgressBody, SnapshotsBody, StatusBody, TIMEOUT_HEADER, TransferBody,
-    TransferredBody, VERSION_HEADER, host_and_port,
+    APPLIED_HEADER, CREATE_REVISION_HEADER, DEFAULT_SCAN_LIMIT, DeletedBody, EntryIdBody, ErrorBody,
+    ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, LeaseBody, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER,
+    MemberBody, NUMBER_HEADER, PageBody, SEEN_BELOW_HEADER, SESSION_HEADER, SessionBody,
+    SnapshotProgressBody, SnapshotsBody, StatusBody, TransferBody, TransferredBody, VERSION_HEADER,
+    host_and_port,
 };
 use crate::client::{CONNECT_TIMEOUT, http};
 use crate::command::{
-    Answer, Command, Expected, MAX_SCAN_LIMIT, MAX_VALUE_BYTES, Query, Range, Reply, Revisions, Summary,
-    check_key, check_value,
+    Answer, Command, Expected, MAX_SCAN_LIMIT, Query, Range, Reply, Revisions, Summary, check_key,
+    check_value,
 };
 use crate::store::Store;
-
-/// The most requests under way at once. Each may hold a value in memory; what comes on top is refused at once.
-const MAX_REQUESTS: usize = 16_384;
 
 /// A node's HTTP interface.
 #[derive(Debug)]
 pub struct Api {
     raft: Raft<Store>,
     http: reqwest::Client,
-    /// Room for requests under way.
-    room: Semaphore,
+    room: Room,
     log: Option<CommittedLog>,
 }
 
@@ -76,7 +74,15 @@ impl Api {
     /// # Errors
     /// Where no HTTP client can be made to reach the other nodes with.
     pub fn new(raft: Raft<Store>) -> Result<Self, reqwest::Error> {
-        Ok(Self { raft, http: http(CONNECT_TIMEOUT)?, room: Semaphore::new(MAX_REQUESTS), log: None })
+        let room = Room::new(RequestLimits::default());
+        Ok(Self { raft, http: http(CONNECT_TIMEOUT)?, room, log: None })
+    }
+
+    /// Other limits for the requests of clients.
+    #[must_use]
+    pub fn with_limits(mut self, limits: RequestLimits) -> Self {
+        self.room = Room::new(limits);
+        self
     }
 
     /// Gives out committed entries of the node's log too, which other members can be repaired from.
@@ -134,14 +140,16 @@ impl Api {
 
 /// The routes of a node.
 pub fn router(api: Arc<Api>) -> Router {
-    Router::new()
-        .route("/kv", get(scan))
-        .route("/kv/{*key}", get(read).put(write).delete(delete))
+    // Whoever looks whether the node is well must hear so, most of all when clients overrun it.
+    let probes = Router::new().route("/livez", get(live)).route("/readyz", get(ready));
+    let looks = Router::new()
         .route("/status", get(status))
         .route("/metrics", get(metrics))
         .route("/health", get(health))
-        .route("/livez", get(live))
-        .route("/readyz", get(ready))
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), look));
+    let requests = Router::new()
+        .route("/kv", get(scan))
+        .route("/kv/{*key}", get(read).put(write).delete(delete))
         .route("/log/entries", get(log::entries))
         .route("/init", post(init))
         .route("/transfer", post(transfer))
@@ -151,6 +159,10 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/backup", get(super::backup::backup))
         .route("/sessions", post(open_session))
         .route("/sessions/{session}", axum::routing::delete(close_session))
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), admit));
+    probes
+        .merge(looks)
+        .merge(requests)
         .fallback(|| async {
             refuse(
                 ErrorCode::NotFound,
@@ -163,22 +175,33 @@ pub fn router(api: Arc<Api>) -> Router {
             *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
             response
         })
-        .layer(DefaultBodyLimit::max(MAX_VALUE_BYTES))
-        .layer(middleware::from_fn_with_state(Arc::clone(&api), around))
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), name_leader))
         .with_state(api)
 }
 
-/// Around every request: keeps their number bounded, and tells every caller where the leader is, so that the next may go
-/// there at once.
-async fn around(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    let mut response = match api.room.try_acquire() {
-        Ok(_room) => next.run(request).await,
-        Err(_) => refuse(ErrorCode::Overloaded, "too many requests at once: repeat it later"),
-    };
+/// Around every request: tells the caller where the leader is, so that the next may go there at once.
+async fn name_leader(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
     if let Some(leader) = api.view().leader.and_then(|leader| HeaderValue::from_str(&leader).ok()) {
         response.headers_mut().entry(LEADER_HEADER).or_insert(leader);
     }
     response
+}
+
+/// Around the requests of clients: keeps their number and their bytes bounded.
+async fn admit(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    match api.room.admit(request).await {
+        Ok((request, _place)) => next.run(request).await,
+        Err(error) => respond(&error),
+    }
+}
+
+/// Around the questions about the node itself.
+async fn look(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    match api.room.look() {
+        Ok(_place) => next.run(request).await,
+        Err(error) => respond(&error),
+    }
 }
 
 /// What may stand behind the `?` of a key.
@@ -243,45 +266,42 @@ struct Asked {
     method: Method,
     uri: Uri,
     headers: HeaderMap,
+    deadline: Instant,
 }
 
-impl Asked {
-    fn call(self, work: Work, body: Bytes) -> Result<Call, ErrorBody> {
-        let timeout = match self.headers.get(TIMEOUT_HEADER) {
-            None => DEFAULT_TIMEOUT_MS,
-            Some(value) => value
-                .to_str()
-                .ok()
-                .and_then(|value| value.parse().ok())
-                .filter(|timeout| (1..=MAX_TIMEOUT_MS).contains(timeout))
-                .ok_or_else(|| {
-                    let rule = format!("{TIMEOUT_HEADER} must be a number from 1 to {MAX_TIMEOUT_MS}");
-                    ErrorBody::new(ErrorCode::Invalid, rule)
-                })?,
-        };
-        Ok(Call {
-            work,
-            method: self.method,
-            target: self.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
-            body,
-            deadline: Instant::now() + Duration::from_millis(timeout),
-            forwarded: self.headers.contains_key(FORWARDED_HEADER),
-        })
+impl<S: Send + Sync> FromRequestParts<S> for Asked {
+    type Rejection = ExtensionRejection;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ExtensionRejection> {
+        let Extension(Deadline(deadline)) = Extension::from_request_parts(parts, state).await?;
+        let (method, uri, headers) = (parts.method.clone(), parts.uri.clone(), parts.headers.clone());
+        Ok(Self { method, uri, headers, deadline })
     }
 }
 
 impl Asked {
+    fn call(self, work: Work, body: Bytes) -> Call {
+        Call {
+            work,
+            method: self.method,
+            target: self.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
+            body,
+            deadline: self.deadline,
+            forwarded: self.headers.contains_key(FORWARDED_HEADER),
+        }
+    }
+
     /// The session that a change belongs to, and its number there.
     fn serial(&self) -> Result<Option<Serial>, ErrorBody> {
-        fn parsed<T: FromStr>(headers: &HeaderMap, name: &str) -> Result<Option<T>, ErrorBody> {
+        fn header<T: FromStr>(headers: &HeaderMap, name: &str) -> Result<Option<T>, ErrorBody> {
             let Some(value) = headers.get(name) else { return Ok(None) };
             let value = value.to_str().ok().and_then(|value| value.parse().ok());
             let wrong = || ErrorBody::new(ErrorCode::Invalid, format!("{name} is not as it should be"));
             value.map(Some).ok_or_else(wrong)
         }
-        let session = parsed(&self.headers, SESSION_HEADER)?;
-        let number = parsed(&self.headers, NUMBER_HEADER)?;
-        let seen_below = parsed(&self.headers, SEEN_BELOW_HEADER)?.unwrap_or(0);
+        let session = header(&self.headers, SESSION_HEADER)?;
+        let number = header(&self.headers, NUMBER_HEADER)?;
+        let seen_below = header(&self.headers, SEEN_BELOW_HEADER)?.unwrap_or(0);
         match (session, number) {
             (Some(session), Some(number)) => Ok(Some(Serial { session, number, seen_below })),
             (None, None) => Ok(None),
@@ -317,11 +337,8 @@ async fn read(
     State(api): State<Arc<Api>>,
     path: KeyPath,
     options: Options<KeyOptions>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
+    asked: Asked,
 ) -> Response {
-    let asked = Asked { method, uri, headers };
     let parsed = key_of(path).and_then(|key| {
         let options = options_of(options)?;
         if options.if_revision.is_some() || options.if_value.is_some() {
@@ -332,14 +349,7 @@ async fn read(
     answer(&api, asked, parsed).await
 }
 
-async fn scan(
-    State(api): State<Arc<Api>>,
-    options: Options<ScanOptions>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Response {
-    let asked = Asked { method, uri, headers };
+async fn scan(State(api): State<Arc<Api>>, options: Options<ScanOptions>, asked: Asked) -> Response {
     let parsed = options_of(options).and_then(|options| {
         let ScanOptions { from, to, prefix, limit, stale, consistency, max_age_ms } = options;
         let reading = ReadOptions { level: consistency, stale, max_age_ms }.consistency()?;
@@ -362,10 +372,9 @@ async fn answer(api: &Api, asked: Asked, parsed: Result<(Query, Consistency), Er
                 Err(error) => refuse(ErrorCode::Failed, error.to_string()),
             }
         }
-        Ok((query, consistency)) => match asked.call(Work::Read(query, consistency), Bytes::new()) {
-            Ok(call) => api.carry_out(call).await,
-            Err(error) => respond(&error),
-        },
+        Ok((query, consistency)) => {
+            api.carry_out(asked.call(Work::Read(query, consistency), Bytes::new())).await
+        }
         Err(error) => respond(&error),
     }
 }
@@ -374,22 +383,18 @@ async fn write(
     State(api): State<Arc<Api>>,
     path: KeyPath,
     options: Options<KeyOptions>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    asked: Asked,
+    body: Bytes,
 ) -> Response {
-    let asked = Asked { method, uri, headers };
     let call = key_of(path).and_then(|key| {
         let options = options_of(options)?;
         only_for_reads(options.reading())?;
-        let value = body.map_err(|e| body_error(&e))?;
         let command = match options.expected()? {
-            Some(expected) => Command::CompareAndSwap { key, expected, value: value.clone() },
-            None => Command::Put { key, value: value.clone() },
+            Some(expected) => Command::CompareAndSwap { key, expected, value: body.clone() },
+            None => Command::Put { key, value: body.clone() },
         };
         let serial = asked.serial()?;
-        asked.call(Work::Write(command, serial), value)
+        Ok(asked.call(Work::Write(command, serial), body))
     });
     carried_out(&api, call).await
 }
@@ -398,17 +403,14 @@ async fn delete(
     State(api): State<Arc<Api>>,
     path: KeyPath,
     options: Options<KeyOptions>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
+    asked: Asked,
 ) -> Response {
-    let asked = Asked { method, uri, headers };
     let call = key_of(path).and_then(|key| {
         let options = options_of(options)?;
         only_for_reads(options.reading())?;
         let expected = options.expected()?;
         let serial = asked.serial()?;
-        asked.call(Work::Write(Command::Delete { key, expected }, serial), Bytes::new())
+        Ok(asked.call(Work::Write(Command::Delete { key, expected }, serial), Bytes::new()))
     });
     carried_out(&api, call).await
 }
@@ -421,13 +423,10 @@ async fn carried_out(api: &Api, call: Result<Call, ErrorBody>) -> Response {
     }
 }
 
-fn body_error(error: &BytesRejection) -> ErrorBody {
-    if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        let message = format!("the value is too large: at most {MAX_VALUE_BYTES} bytes");
-        ErrorBody::new(ErrorCode::TooLarge, message)
-    } else {
-        ErrorBody::new(ErrorCode::Invalid, error.body_text())
-    }
+/// What the JSON of a body says.
+fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, ErrorBody> {
+    serde_json::from_slice(body)
+        .map_err(|e| ErrorBody::new(ErrorCode::Invalid, format!("the body is not as it should be: {e}")))
 }
 
 async fn status(State(api): State<Arc<Api>>) -> Response {
@@ -523,12 +522,8 @@ pub(crate) fn members(membership: &Membership) -> Vec<MemberBody> {
     membership.nodes.iter().map(member).collect()
 }
 
-async fn init(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>) -> Response {
-    let parsed = body.map_err(|e| body_error(&e)).and_then(|body| {
-        serde_json::from_slice::<InitBody>(&body)
-            .map_err(|e| ErrorBody::new(ErrorCode::Invalid, format!("the body is not as it should be: {e}")))
-    });
-    let body = match parsed {
+async fn init(State(api): State<Arc<Api>>, body: Bytes) -> Response {
+    let body: InitBody = match parsed(&body) {
         Ok(body) => body,
         Err(error) => return respond(&error),
     };
@@ -565,117 +560,55 @@ fn founding_error(error: &RaftError) -> ErrorCode {
     }
 }
 
-async fn transfer(
-    State(api): State<Arc<Api>>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let asked = Asked { method, uri, headers };
-    let call = body.map_err(|e| body_error(&e)).and_then(|body| {
-        let TransferBody { to } = if body.is_empty() {
-            TransferBody::default()
-        } else {
-            serde_json::from_slice(&body).map_err(|e| {
-                ErrorBody::new(ErrorCode::Invalid, format!("the body is not as it should be: {e}"))
-            })?
-        };
-        asked.call(Work::Transfer(to.map(NodeId)), body)
-    });
+async fn transfer(State(api): State<Arc<Api>>, asked: Asked, body: Bytes) -> Response {
+    let wanted = if body.is_empty() { Ok(TransferBody::default()) } else { parsed(&body) };
+    let call = wanted.map(|TransferBody { to }| asked.call(Work::Transfer(to.map(NodeId)), body));
     carried_out(&api, call).await
 }
 
-async fn set_lease(
-    State(api): State<Arc<Api>>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let asked = Asked { method, uri, headers };
-    let call = body.map_err(|e| body_error(&e)).and_then(|body| {
-        let lease = serde_json::from_slice(&body).map_err(|e| {
-            ErrorBody::new(ErrorCode::Invalid, format!("the body is not as it should be: {e}"))
-        })?;
-        asked.call(Work::Lease(Some(lease)), body)
-    });
+async fn set_lease(State(api): State<Arc<Api>>, asked: Asked, body: Bytes) -> Response {
+    let call = parsed::<LeaseBody>(&body).map(|lease| asked.call(Work::Lease(Some(lease)), body));
     carried_out(&api, call).await
 }
 
-async fn end_lease(State(api): State<Arc<Api>>, method: Method, uri: Uri, headers: HeaderMap) -> Response {
-    let asked = Asked { method, uri, headers };
-    carried_out(&api, asked.call(Work::Lease(None), Bytes::new())).await
+async fn end_lease(State(api): State<Arc<Api>>, asked: Asked) -> Response {
+    api.carry_out(asked.call(Work::Lease(None), Bytes::new())).await
 }
 
 async fn list_members(
     State(api): State<Arc<Api>>,
     options: Options<MembersOptions>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
+    asked: Asked,
 ) -> Response {
-    let asked = Asked { method, uri, headers };
     let call = match options_of(options) {
         Ok(MembersOptions { stale: true }) => return respond(&members_of(&api.raft.status().borrow())),
-        Ok(MembersOptions { stale: false }) => asked.call(Work::Members, Bytes::new()),
+        Ok(MembersOptions { stale: false }) => Ok(asked.call(Work::Members, Bytes::new())),
         Err(error) => Err(error),
     };
     carried_out(&api, call).await
 }
 
-async fn change_members(
-    State(api): State<Arc<Api>>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let asked = Asked { method, uri, headers };
-    let call = body.map_err(|e| body_error(&e)).and_then(|body| {
-        let change = serde_json::from_slice::<ChangeBody>(&body).map_err(|e| {
-            ErrorBody::new(ErrorCode::Invalid, format!("the body is not as it should be: {e}"))
-        })?;
-        asked.call(Work::Change(change), body)
-    });
+async fn change_members(State(api): State<Arc<Api>>, asked: Asked, body: Bytes) -> Response {
+    let call = parsed::<ChangeBody>(&body).map(|change| asked.call(Work::Change(change), body));
     carried_out(&api, call).await
 }
 
-async fn give_up_change(
-    State(api): State<Arc<Api>>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Response {
-    let asked = Asked { method, uri, headers };
-    carried_out(&api, asked.call(Work::GiveUpChange, Bytes::new())).await
+async fn give_up_change(State(api): State<Arc<Api>>, asked: Asked) -> Response {
+    api.carry_out(asked.call(Work::GiveUpChange, Bytes::new())).await
 }
 
-async fn open_session(State(api): State<Arc<Api>>, method: Method, uri: Uri, headers: HeaderMap) -> Response {
-    match (Asked { method, uri, headers }).call(Work::OpenSession, Bytes::new()) {
-        Ok(call) => api.carry_out(call).await,
-        Err(error) => respond(&error),
-    }
+async fn open_session(State(api): State<Arc<Api>>, asked: Asked) -> Response {
+    api.carry_out(asked.call(Work::OpenSession, Bytes::new())).await
 }
 
-async fn close_session(
-    State(api): State<Arc<Api>>,
-    path: KeyPath,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Response {
-    let asked = Asked { method, uri, headers };
+async fn close_session(State(api): State<Arc<Api>>, path: KeyPath, asked: Asked) -> Response {
     let call =
         path.map_err(|e| ErrorBody::new(ErrorCode::Invalid, e.body_text())).and_then(|Path(session)| {
             let session = session.parse::<SessionId>();
             let session = session.map_err(|e| ErrorBody::new(ErrorCode::Invalid, e.to_string()))?;
-            asked.call(Work::CloseSession(session), Bytes::new())
+            Ok(asked.call(Work::CloseSession(session), Bytes::new()))
         });
-    match call {
-        Ok(call) => api.carry_out(call).await,
-        Err(error) => respond(&error),
-    }
+    carried_out(&api, call).await
 }
 
 /// Something that can be sent back.

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use super::super::trace;
 use super::file::{self, Header, SnapshotFile};
 use super::place::{File, SnapshotPlace};
 use crate::membership::Membership;
@@ -216,7 +217,7 @@ struct Unfinished<'a> {
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if let Err(error) = self.place.remove(self.name) {
-            tracing::warn!(%error, "an unfinished snapshot could not be removed");
+            trace::warn!(%error, "an unfinished snapshot could not be removed");
         }
     }
 }

@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use super::error::RaftError;
 use super::mailbox::lock;
+use super::trace;
 use crate::log_store::Write;
 use crate::types::{Index, SnapshotMeta};
 
@@ -94,7 +95,7 @@ impl Ledger {
         let (folder, index) = (self.folder.clone(), meta.last.index);
         tokio::task::spawn_blocking(move || {
             if let Err(error) = folder.prune(index) {
-                tracing::warn!(%error, "old snapshots could not be removed");
+                trace::warn!(%error, "old snapshots could not be removed");
             }
         });
         *lock(&self.latest) = Some(meta);

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::super::guard::guarded;
 use super::super::mailbox::{Completion, Mailbox};
 use super::super::outbox::Roster;
+use super::super::trace;
 use super::file::checksum_of;
 use super::folder::Folder;
 use super::place::File;
@@ -159,7 +160,7 @@ impl Receiving {
         let offer = match transfer::decode(frame) {
             Ok(Frame::Offer(offer)) => *offer,
             other => {
-                tracing::warn!(node = %self.local.node, peer = %from, ?other, "a stream for a snapshot begins otherwise");
+                trace::warn!(node = %self.local.node, peer = %from, ?other, "a stream for a snapshot begins otherwise");
                 return None;
             }
         };
@@ -208,7 +209,7 @@ impl Receiving {
 
     async fn refuse(&self, mut stream: Stream, offer: &Offer, reason: String) {
         let (node, peer, last) = (self.local.node, offer.from.node, offer.meta.last);
-        tracing::warn!(%node, %peer, %last, %reason, "a snapshot was refused");
+        trace::warn!(%node, %peer, %last, %reason, "a snapshot was refused");
         let answer = Answer::Refused { reason: reason.clone() };
         self.progress.note(|status| {
             status.refused += 1;
@@ -226,7 +227,7 @@ impl Receiving {
             Err(Broken::Refused(reason)) => self.refuse(stream, &offer, reason).await,
             Err(Broken::Link(reason)) => {
                 let (node, peer, last) = (self.local.node, offer.from.node, offer.meta.last);
-                tracing::info!(%node, %peer, %last, %reason, "the transfer of a snapshot broke off");
+                trace::info!(%node, %peer, %last, %reason, "the transfer of a snapshot broke off");
             }
         }
     }
@@ -307,7 +308,7 @@ impl Receiving {
     async fn drop_part(&self, meta: &SnapshotMeta) {
         let (folder, meta) = (self.folder.clone(), meta.clone());
         if let Err(error) = blocking(move || folder.remove_part(&meta)).await {
-            tracing::warn!(node = %self.local.node, %error, "a part of a snapshot could not be removed");
+            trace::warn!(node = %self.local.node, %error, "a part of a snapshot could not be removed");
         }
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::super::guard::guarded;
 use super::super::mailbox::{Completion, Mailbox};
+use super::super::trace;
 use super::file::{CHUNK_BYTES, checksum_of};
 use super::folder::Folder;
 use super::place::File;
@@ -84,7 +85,7 @@ impl Transfers {
                 Err(Broken::Damaged(reason)) => (SnapshotOutcome::Damaged, Some(reason)),
             };
             if let Some(reason) = reason {
-                tracing::warn!(node = %shared.local.node, peer = %to, %last, ?outcome, %reason, "a snapshot was not sent");
+                trace::warn!(node = %shared.local.node, peer = %to, %last, ?outcome, %reason, "a snapshot was not sent");
                 let reason = format!("sending the snapshot of {last} to node {to}: {reason}");
                 shared.progress.note(|status| status.last_failure = Some(reason.into()));
             }

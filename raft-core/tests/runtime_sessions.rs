@@ -5,16 +5,22 @@
 mod cluster;
 mod stock;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::{Cluster, Words, members, options, within};
 use raft_core::client::ClientOptions;
 use raft_core::engine::RoleName;
 use raft_core::mem::{ChannelNetwork, MemLogStore};
 use raft_core::session::{Serial, SessionError, SessionId};
-use raft_core::{Client, ClientError, NodeId, NodeOptions, Raft, RaftError, RawRaft, SnapshotPlace};
+use raft_core::state_machine::{Batch, MachineError, Note, SnapshotView};
+use raft_core::{
+    Client, ClientError, NodeId, NodeOptions, Raft, RaftError, RawRaft, SnapshotPlace, StateMachine,
+};
 use stock::{Controls, Disk, Stock, put};
 
 fn serial(session: SessionId, number: u64) -> Serial {
@@ -202,6 +208,113 @@ async fn a_durable_machine_keeps_the_sessions_in_its_own_transaction() {
     within(node.shutdown()).await;
     assert_eq!(disk.lock().unwrap().notes.len(), 1, "only where the machine is");
     assert_eq!(Bytes::copy_from_slice(&1_u64.to_le_bytes()), first);
+}
+
+/// What a machine that is durable by itself has on its disk: what it applied, in order, and the library's notes.
+#[derive(Clone, Default)]
+struct Kept {
+    applied: Vec<Bytes>,
+    notes: BTreeMap<Bytes, Bytes>,
+}
+
+/// A machine that is durable by itself. Around each of its transactions it keeps a copy of its disk and of the log as they were, such as a
+/// crash at that moment would leave them. The reply is how many commands it has applied.
+#[derive(Clone, Default)]
+struct Ledger {
+    kept: Arc<Mutex<Kept>>,
+    store: MemLogStore,
+    crashes: Arc<Mutex<Vec<(MemLogStore, Kept)>>>,
+}
+
+impl Ledger {
+    fn of(store: MemLogStore, kept: Kept) -> Self {
+        Self { kept: Arc::new(Mutex::new(kept)), store, crashes: Arc::default() }
+    }
+
+    fn note_crash(&self) {
+        let kept = self.kept.lock().unwrap().clone();
+        self.crashes.lock().unwrap().push((self.store.fork(), kept));
+    }
+
+    async fn start(&self) -> RawRaft {
+        let transport = ChannelNetwork::new().transport(1);
+        let node = RawRaft::start(options(1), self.store.clone(), transport, self.clone()).await.unwrap();
+        within(node.bootstrap([(1, "mem:1")])).await.unwrap();
+        within(
+            node.wait_for(|status| status.role == RoleName::Leader && status.applied >= status.last.index),
+        )
+        .await
+        .unwrap();
+        node
+    }
+}
+
+#[async_trait]
+impl StateMachine for Ledger {
+    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {
+        let notes = self.kept.lock().unwrap().notes.clone();
+        Ok(Some(notes.into_iter().map(|(key, value)| Note { key, value: Some(value) }).collect()))
+    }
+
+    async fn apply(&mut self, batch: Batch) -> Result<Vec<Bytes>, MachineError> {
+        self.note_crash();
+        let mut kept = self.kept.lock().unwrap().clone();
+        let mut replies = Vec::new();
+        for command in batch.commands {
+            kept.applied.push(command.bytes);
+            replies.push(Bytes::from(kept.applied.len().to_string()));
+        }
+        for Note { key, value } in batch.bookkeeping.notes(&replies) {
+            match value {
+                Some(value) => kept.notes.insert(key, value),
+                None => kept.notes.remove(&key),
+            };
+        }
+        *self.kept.lock().unwrap() = kept;
+        // Nobody was told yet.
+        self.note_crash();
+        Ok(replies)
+    }
+
+    async fn query(&mut self, _: Bytes) -> Result<Bytes, MachineError> {
+        Ok(Bytes::new())
+    }
+
+    async fn snapshot(&mut self) -> Result<Box<dyn SnapshotView>, MachineError> {
+        Err(MachineError::new("no snapshots"))
+    }
+
+    async fn restore(&mut self, _: &mut (dyn Read + Send)) -> Result<(), MachineError> {
+        Err(MachineError::new("no snapshots"))
+    }
+}
+
+#[tokio::test]
+async fn a_crash_around_any_transaction_of_a_durable_machine_repeats_and_loses_nothing() {
+    let ledger = Ledger::default();
+    let node = ledger.start().await;
+    let session = within(node.open_session()).await.unwrap();
+    ledger.crashes.lock().unwrap().clear();
+    let command = |number: u64| Bytes::from(format!("command {number}"));
+    let mut answers = Vec::new();
+    for number in 0..5 {
+        answers.push(within(node.propose_in(serial(session, number), command(number))).await.unwrap());
+    }
+    within(node.shutdown()).await;
+    let crashes = std::mem::take(&mut *ledger.crashes.lock().unwrap());
+    assert_eq!(crashes.len(), 10, "before and after each of five transactions");
+    for (store, kept) in crashes {
+        let before = kept.applied.len();
+        let ledger = Ledger::of(store, kept);
+        let node = ledger.start().await;
+        for (number, first) in (0..).zip(&answers) {
+            let again = within(node.propose_in(serial(session, number), command(number))).await.unwrap();
+            assert_eq!(again, first, "command {number} after a crash with {before} applied");
+        }
+        within(node.shutdown()).await;
+        let expected: Vec<Bytes> = (0..5).map(command).collect();
+        assert_eq!(ledger.kept.lock().unwrap().applied, expected, "after a crash with {before} applied");
+    }
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! One's own log store, transport or state machine, in the tables of ours: the lines of `main` are all that it takes. In a crate of one's
+//! One's own log store, transport or state machine, in the tables of ours: the lines of `backends` are all that it takes. In a crate of one's
 //! own this is a benchmark without harness, with `raft-bench` and its feature `matrix` among the dev-dependencies:
 //!
 //!     cargo run --release -p raft-bench --features matrix,wal --example own_backend -- --bench 'tuned|small'
@@ -12,8 +12,8 @@ use raft_bench::stores::wal::WalLogStore;
 use raft_core::transport::TransportError;
 use raft_transport_quic::{DevCa, QuicOptions, QuicTransport};
 
-fn main() -> ExitCode {
-    let backends = Backends::ours()
+pub(crate) fn backends() -> Backends {
+    Backends::ours()
         .store("small-segments", Kept::Durable, |folder| WalLogStore::open_with(folder, 1 << 20))
         .machine("my-sum", Sum::default)
         .transport("quic-tuned", Wire::Socket, |cluster| {
@@ -24,6 +24,10 @@ fn main() -> ExitCode {
                 let credentials = ca.as_ref().map_err(|e| failed(e))?.issue(node).map_err(|e| failed(&e))?;
                 QuicTransport::bind("127.0.0.1:0", credentials, options.clone())
             }
-        });
-    raft_bench::matrix::run(&backends)
+        })
+}
+
+#[allow(dead_code, reason = "a test compiles this file too, for what is above")]
+fn main() -> ExitCode {
+    raft_bench::matrix::run(&backends())
 }

@@ -18,6 +18,7 @@ use raft_core::{ClusterId, LogStore, NodeId, StateMachine, Transport};
 use raft_storage_redb::RedbLogStore;
 use raft_transport_quic::{DevCa, QuicOptions, QuicTransport};
 
+pub use crate::machines::{Echo, Sum};
 use crate::transports::tcp::TcpTransport;
 use crate::transports::tls::Tls;
 
@@ -89,11 +90,30 @@ impl StoreKind {
 pub struct MachineKind {
     pub(crate) name: String,
     make: Arc<dyn Fn() -> Box<dyn StateMachine> + Send + Sync>,
+    command: Arc<dyn Fn(u64, usize) -> Bytes + Send + Sync>,
 }
 
 impl MachineKind {
     pub(crate) fn make(&self) -> AnyMachine {
         AnyMachine((self.make)())
+    }
+
+    /// Commands of about so many bytes each, made before they are needed: making them is no part of what is measured.
+    pub(crate) fn commands(&self, bytes: usize) -> Commands {
+        Commands((0..COMMANDS).map(|number| (self.command)(number, bytes)).collect())
+    }
+}
+
+/// So many different commands are made, and repeated then.
+const COMMANDS: u64 = 1024;
+
+/// A machine's commands, in turn.
+#[derive(Clone)]
+pub(crate) struct Commands(Arc<[Bytes]>);
+
+impl Commands {
+    pub(crate) fn get(&self, number: u64) -> Bytes {
+        self.0[(number % COMMANDS) as usize].clone()
     }
 }
 
@@ -108,7 +128,8 @@ pub struct Backends {
 
 impl Backends {
     /// Those of this workspace: `quic`, `tcp` (both with mutual TLS over loopback) and `channel`; `redb`, `wal` (feature `wal`)
-    /// and `memory`; the machine `sum`, which costs next to nothing.
+    /// and `memory`; the machines `sum`, which costs next to nothing, `echo`, which answers with its commands, and `kv` (feature `matrix` or `load`),
+    /// which is raft-kv's.
     pub fn ours() -> Self {
         let none = Self { transports: Vec::new(), stores: Vec::new(), machines: Vec::new() };
         let backends = none
@@ -136,7 +157,13 @@ impl Backends {
         #[cfg(feature = "wal")]
         let backends = backends
             .store("wal", Kept::Durable, |folder| crate::stores::wal::WalLogStore::open(folder.join("wal")));
-        backends.store("memory", Kept::Volatile, |_| Ok(MemLogStore::new())).machine("sum", Sum::default)
+        let backends = backends
+            .store("memory", Kept::Volatile, |_| Ok(MemLogStore::new()))
+            .machine("sum", Sum::default)
+            .machine("echo", Echo::default);
+        #[cfg(any(feature = "matrix", feature = "load"))]
+        let backends = backends.machine_fed("kv", crate::machines::kv, crate::machines::kv_put);
+        backends
     }
 
     /// Adds a transport. `network` is called once a cluster and gives what makes the transport of each of its nodes.
@@ -171,15 +198,26 @@ impl Backends {
         self
     }
 
-    /// Adds a state machine; it gets commands of any bytes, and a machine that cannot tell them from its own must not mind.
+    /// Adds a state machine. It gets commands of any bytes; one that wants its own is [`machine_fed`](Self::machine_fed) them.
     #[must_use]
-    pub fn machine<M: StateMachine>(
+    pub fn machine<M: StateMachine>(self, name: &str, make: impl Fn() -> M + Send + Sync + 'static) -> Self {
+        self.machine_fed(name, make, |_, bytes| Bytes::from(vec![7; bytes]))
+    }
+
+    /// Adds a state machine, and what makes its commands: the number of one, and how many bytes it is to carry.
+    #[must_use]
+    pub fn machine_fed<M: StateMachine>(
         mut self,
         name: &str,
         make: impl Fn() -> M + Send + Sync + 'static,
+        command: impl Fn(u64, usize) -> Bytes + Send + Sync + 'static,
     ) -> Self {
         let make = move || -> Box<dyn StateMachine> { Box::new(make()) };
-        self.machines.push(MachineKind { name: name.to_owned(), make: Arc::new(make) });
+        self.machines.push(MachineKind {
+            name: name.to_owned(),
+            make: Arc::new(make),
+            command: Arc::new(command),
+        });
         self
     }
 
@@ -344,48 +382,6 @@ impl StateMachine for AnyMachine {
     }
 }
 
-/// A machine that costs next to nothing: it adds up the bytes it saw and replies with the sum.
-#[derive(Default)]
-pub struct Sum(u64);
-
-#[async_trait]
-impl StateMachine for Sum {
-    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {
-        Ok(None)
-    }
-
-    async fn apply(&mut self, batch: Batch) -> Result<Vec<Bytes>, MachineError> {
-        let add = |command: &raft_core::state_machine::Command| {
-            self.0 += command.bytes.len() as u64;
-            Bytes::copy_from_slice(&self.0.to_le_bytes())
-        };
-        Ok(batch.commands.iter().map(add).collect())
-    }
-
-    async fn query(&mut self, _: Bytes) -> Result<Bytes, MachineError> {
-        Ok(Bytes::copy_from_slice(&self.0.to_le_bytes()))
-    }
-
-    async fn snapshot(&mut self) -> Result<Box<dyn SnapshotView>, MachineError> {
-        struct View([u8; 8]);
-        impl SnapshotView for View {
-            fn write_to(self: Box<Self>, sink: &mut dyn std::io::Write) -> std::io::Result<()> {
-                sink.write_all(&self.0)
-            }
-        }
-        Ok(Box::new(View(self.0.to_le_bytes())))
-    }
-
-    async fn restore(&mut self, source: &mut (dyn Read + Send)) -> Result<(), MachineError> {
-        let mut sum = [0; 8];
-        source
-            .read_exact(&mut sum)
-            .map_err(|e| MachineError::new(format!("cannot read the snapshot: {e}")))?;
-        self.0 = u64::from_le_bytes(sum);
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use raft_core::codec::wire;
@@ -433,7 +429,7 @@ mod tests {
         let mine = ours.clone().machine("mine", Sum::default);
         assert_eq!(mine.choose("tcp", "redb", Some("mine")).unwrap().name(), "tcp+redb+mine");
         let stores = ours.stores.len();
-        assert_eq!(mine.all().len(), 3 * stores + 1);
+        assert_eq!(mine.all().len(), 3 * stores + ours.machines.len());
         let error = ours.choose("quic", "paper", None).err().unwrap().to_string();
         assert!(error.contains("\"paper\"") && error.contains("redb"), "{error}");
     }

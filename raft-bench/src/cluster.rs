@@ -15,6 +15,9 @@ use crate::backend::{AnyTransport, Built, Failure, Kept, Network, SentBytes};
 /// Nothing that is waited for here takes so long, unless it hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Who was refused waits so long before he asks again.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// How much memory the snapshots of a volatile node may take.
 const MAX_SNAPSHOT_BYTES: u64 = 1 << 30;
 
@@ -50,7 +53,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    const ID: ClusterId = ClusterId(0xbe9c);
+    pub(crate) const ID: ClusterId = ClusterId(0xbe9c);
 
     /// Starts the nodes and founds their cluster.
     ///
@@ -95,19 +98,8 @@ impl Cluster {
     /// # Errors
     /// Where a node has ended, or none comes to lead.
     pub async fn follow_leader(&self) -> Result<(), Failure> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            // Another may not know yet who leads, or that it is another.
-            let leads = |node: &RawRaft| node.status().borrow().leader == Some(node.local().peer.node);
-            if let Some(place) = self.nodes.iter().position(leads) {
-                self.leader.store(place, Ordering::Relaxed);
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                return Err("nobody leads".into());
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        self.leader.store(leading(&self.nodes).await?.0, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Has clients talk to the node that leads by what another said.
@@ -133,34 +125,33 @@ impl Cluster {
     }
 
     /// Has `clients` propose `operations` commands of `payload_bytes` in all, each client waiting for its answer before
-    /// its next; how long that takes. Some of the answers' latencies go to `latency`.
+    /// its next; how long that takes. Some of the answers' latencies go to `latency`. What is refused, such as for want of room, is proposed
+    /// again a little later.
     ///
     /// # Errors
-    /// Where a proposal is not answered with its reply.
+    /// Where a proposal's outcome is unknown, or it can never be taken.
     pub async fn propose(
-        &self,
+        self: &Arc<Self>,
         clients: usize,
         operations: u64,
         payload_bytes: usize,
         latency: &Latency,
     ) -> Result<Duration, RaftError> {
         let left = Arc::new(AtomicU64::new(operations));
-        let command = Bytes::from(vec![7; payload_bytes]);
+        let commands = self.options.built.machine.commands(payload_bytes);
         // Each client once in a while: a look at the clock costs a twentieth of an operation in memory.
         let every = if clients < 64 { 1 } else { 16 };
         let start = Instant::now();
         let tasks: Vec<_> = (0..clients)
             .map(|client| {
-                let (left, command, leader) = (Arc::clone(&left), command.clone(), self.leader().clone());
+                let (left, commands, cluster) = (Arc::clone(&left), commands.clone(), Arc::clone(self));
                 tokio::spawn(async move {
                     let (mut seen, mut turn) = (Vec::new(), client);
-                    while left
-                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
-                        .is_ok()
-                    {
+                    let take = |n: u64| n.checked_sub(1);
+                    while let Ok(number) = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
                         turn += 1;
                         let begun = turn.is_multiple_of(every).then(Instant::now);
-                        leader.propose(command.clone()).await?;
+                        cluster.propose_one(commands.get(number)).await?;
                         seen.extend(begun.map(|begun| begun.elapsed()));
                     }
                     Ok::<_, RaftError>(seen)
@@ -176,6 +167,23 @@ impl Cluster {
         Ok(taken)
     }
 
+    async fn propose_one(&self, command: Bytes) -> Result<(), RaftError> {
+        loop {
+            match self.leader().propose(command.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(
+                    error @ (RaftError::Overloaded
+                    | RaftError::NotLeader { .. }
+                    | RaftError::Transferring { .. }),
+                ) => {
+                    self.learn_leader(&error);
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Stops all nodes.
     pub async fn shutdown(&self) {
         for node in &self.nodes {
@@ -184,8 +192,24 @@ impl Cluster {
     }
 }
 
+/// The place of the node that leads, and the node, once one does.
+pub(crate) async fn leading(nodes: &[RawRaft]) -> Result<(usize, RawRaft), Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // Another may not know yet who leads, or that it is another.
+        let leads = |node: &RawRaft| node.status().borrow().leader == Some(node.local().peer.node);
+        if let Some(place) = nodes.iter().position(leads) {
+            return Ok((place, nodes[place].clone()));
+        }
+        if Instant::now() > deadline {
+            return Err("nobody leads".into());
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 /// Starts a node in a folder of its own.
-async fn start_node(
+pub(crate) async fn start_node(
     options: &ClusterOptions,
     node: NodeId,
     network: &Network,
@@ -246,7 +270,7 @@ mod tests {
     async fn every_backend_of_ours_takes_proposals() {
         let try_out = |built: Built, nodes| async move {
             let options = ClusterOptions { nodes, meter: true, ..ClusterOptions::new(built.clone()) };
-            let cluster = Cluster::start(&options).await.unwrap();
+            let cluster = Arc::new(Cluster::start(&options).await.unwrap());
             let latency = Latency::default();
             cluster.propose(4, 40, 100, &latency).await.unwrap();
             assert_eq!(latency.take().len(), 40, "{}", built.name());

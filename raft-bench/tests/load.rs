@@ -151,17 +151,7 @@ async fn in_turn(all: [&StoreFaults; 2]) -> [Reports; 2] {
         measure: Duration::from_millis(300),
         max_open: 1,
     };
-    let report = Report {
-        subject: "it".to_owned(),
-        nodes: 1,
-        pace: settings.pace.name(),
-        payload_bytes: 64,
-        warm_up_seconds: 0.05,
-        seconds: 0.3,
-        floor: None,
-        limit: None,
-        runs: Vec::new(),
-    };
+    let report = Report::new("it", 1, &settings);
     let mut reports = [report.clone(), report];
     for _ in 0..4 {
         for (report, faults) in reports.iter_mut().zip(all) {
@@ -200,20 +190,59 @@ async fn compare_exits_with_1_where_a_slowdown_was_planted_and_else_with_0() {
     assert_eq!(code, Some(1), "{told}");
     assert!(told.contains("WORSE than the limit"), "{told}");
     // The other way round it is an improvement.
-    let [before, after] = reports;
-    assert_eq!(compared(&[after, before]).0, Some(0));
+    let [mut before, after] = reports;
+    assert_eq!(compared(&[after.clone(), before.clone()]).0, Some(0));
+    // One run of nothing, or another length: nothing can be told.
+    let mut dead = before.clone();
+    dead.reports[0].runs[3].operations_per_second = 0.0;
+    assert_eq!(compared(&[after.clone(), dead]).0, Some(2));
+    before.reports[0].seconds = 0.6;
+    assert_eq!(compared(&[after, before]).0, Some(2));
+}
+
+/// Makes trouble, and gives what was found under a name.
+fn found_by(trouble: &str, arguments: &[&str]) -> impl Fn(&str) -> f64 {
+    let output = bench(&[&["trouble", trouble, "--json"], arguments].concat());
+    assert!(output.status.success(), "{output:?}");
+    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    move |what| {
+        let all = findings[0]["findings"].as_array().unwrap();
+        let found = all.iter().find(|finding| finding["what"] == what);
+        found.unwrap_or_else(|| panic!("{what}: {all:?}"))["value"].as_f64().unwrap()
+    }
+}
+
+#[test]
+fn every_trouble_is_made_and_told() {
+    /// A trouble, what is found above zero, and what is found to be zero.
+    type Case = (&'static str, &'static [&'static str], &'static [&'static str]);
+    const CASES: [Case; 5] = [
+        ("slow-follower", &["one slow: carried out", "one slow: p99.9"], &[]),
+        ("snapshot", &["with: carried out", "snapshots taken", "time of a snapshot, median"], &[]),
+        ("members", &["with: carried out", "from the call until the new configuration alone counts"], &[]),
+        ("overload", &["closed loop of 1024 clients: carried out", "half of it offered: carried out"], &[]),
+        ("idle", &[], &["written"]),
+    ];
+    let small = ["--transport", "channel", "--store", "memory", "--clients", "4", "--repeats", "1"];
+    std::thread::scope(|scope| {
+        for (trouble, some, none) in CASES {
+            scope.spawn(move || {
+                let value = found_by(trouble, &small);
+                for what in some {
+                    assert!(value(what) > 0.0, "{trouble}: {what}");
+                }
+                for what in none {
+                    assert_eq!(value(what), 0.0, "{trouble}: {what}");
+                }
+            });
+        }
+    });
 }
 
 #[test]
 fn a_killed_leader_costs_time_and_no_confirmed_write() {
-    let output = bench(&["trouble", "failover", "--repeats", "2", "--json"]);
-    assert!(output.status.success(), "{output:?}");
-    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let value = |what: &str| {
-        let all = findings[0]["findings"].as_array().unwrap();
-        all.iter().find(|finding| finding["what"] == what).unwrap()["value"].as_f64().unwrap()
-    };
-    assert_eq!(value("keys whose confirmed value is lost"), 0.0);
+    let value = found_by("failover", &["--repeats", "2"]);
+    assert_eq!(value("confirmed writes that are missing or different"), 0.0);
     assert!(value("from the kill to the next confirmed write, least") > 0.0);
     assert!(value("writes confirmed") >= 2.0 * 40.0);
 }
@@ -225,9 +254,11 @@ fn what_is_asked_for_wrongly_is_told() {
             &["load", "--transport", "pigeon"][..],
             "there is no transport \"pigeon\"; there are: quic, tcp, channel",
         ),
-        (&["load", "--rate", "0"], "--rate must be above 0"),
+        (&["load", "--rate", "0"], "a rate must be 0.001 to 1000000000 operations a second, not 0.0"),
+        (&["load", "--rate", "1e-300"], "a second, not 1e-300"),
+        (&["load", "--rate", "1e300"], "a rate must be"),
         (&["load", "--seconds", "0"], "--seconds must be above 0"),
-        (&["load", "--rate", "inf"], "--rate must be above 0"),
+        (&["load", "--rate", "inf"], "a rate must be"),
         (&["load", "--seconds", "1e18"], "--seconds must be 0 to 86400"),
         (&["load", "--clients", "0"], "--clients must be at least 1"),
         (&["load", "--clients", "99999999"], "--clients must be at most 1048576"),

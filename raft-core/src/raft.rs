@@ -13,7 +13,7 @@ use crate::codec::cold;
 use crate::engine::{Finding, Status};
 use crate::log_store::LogStore;
 use crate::machine::{Machine, Typed};
-use crate::membership::{NodeInfo, Target};
+use crate::membership::{Lease, NodeInfo, Target};
 #[cfg(feature = "metrics")]
 use crate::runtime::Metrics;
 use crate::runtime::{
@@ -229,6 +229,14 @@ impl<M: Machine> Raft<M> {
     /// See [`RawRaft::give_up_change`].
     pub async fn give_up_change(&self) -> Result<Index, RaftError> {
         self.raw.give_up_change().await
+    }
+
+    /// See [`RawRaft::set_lease`].
+    ///
+    /// # Errors
+    /// See [`RawRaft::set_lease`].
+    pub async fn set_lease(&self, lease: Option<Lease>) -> Result<Index, RaftError> {
+        self.raw.set_lease(lease).await
     }
 
     /// See [`RawRaft::snapshot`].
@@ -480,6 +488,18 @@ impl RawRaft {
     /// As [`Self::set_members`].
     pub async fn give_up_change(&self) -> Result<Index, RaftError> {
         self.node.change(What::GiveUp).await
+    }
+
+    /// Switches lease reads on or off in a running cluster, or changes what they rest on: the election timeout that all nodes keep to from
+    /// then on, and the bound on the drift of their clocks ([`Consistency::Lease`]). It is a configuration with the same members, and returns
+    /// once that is committed: its index. [`Membership::lease`](crate::Membership::lease) in the status shows what is in force. Only the
+    /// leader can do this; while leases are off, reads that ask for one are linearizable all the same, by a round.
+    ///
+    /// # Errors
+    /// As [`Self::set_members`]; [`RaftError::Membership`] also where the lease is out of range, or a member is not known to understand leases:
+    /// it has to be upgraded, or has not answered since this node leads.
+    pub async fn set_lease(&self, lease: Option<Lease>) -> Result<Index, RaftError> {
+        self.node.change(What::Lease(lease)).await
     }
 
     /// Takes a snapshot of this node's state now, whatever the policy, and returns what it covers once it is durable and the log

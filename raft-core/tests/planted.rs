@@ -22,6 +22,7 @@ const FOR_THE_SCRIPTS: &[Planted] = &[
     Planted::LateTimeoutNow,
     Planted::SnapshotBehindCommit,
     Planted::MatchingSuffixDropped,
+    Planted::LeaseOfUncommitted,
 ];
 
 #[test]

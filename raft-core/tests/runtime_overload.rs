@@ -4,8 +4,12 @@
 
 mod cluster;
 
+use std::future::Future;
 use std::io::Read;
-use std::sync::Arc;
+use std::ops::RangeInclusive;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,11 +17,12 @@ use bytes::Bytes;
 use cluster::{Cluster, Words, members, options, within};
 use raft_core::client::ClientOptions;
 use raft_core::engine::{RoleName, Status};
+use raft_core::log_store::{Claim, LogState, LogStore, StorageError, Write};
 use raft_core::mem::{ChannelNetwork, MemLogStore};
 use raft_core::state_machine::{Batch, MachineError, Note, SnapshotView};
 use raft_core::testing::{FaultStore, StoreFaults};
-use raft_core::types::Entry;
-use raft_core::{Client, NodeId, NodeOptions, Raft, RaftError, RawRaft, StateMachine, Target};
+use raft_core::types::{ClusterId, Entry, GroupId, Incarnation, Index, NodeId};
+use raft_core::{Client, NodeOptions, Raft, RaftError, RawRaft, StateMachine, Target};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -359,4 +364,299 @@ async fn a_dead_follower_costs_the_leader_no_more_than_its_window() {
     let peer = status.peers.values().find(|peer| peer.matched + 400 < status.last.index).unwrap();
     assert!(peer.inflight <= options(1).config.max_inflight_messages, "{peer:?}");
     assert_eq!(status.counters.overloaded, 0, "nobody else is held up");
+}
+
+/// How long a command takes on a machine or a disk of known slowness.
+const EACH: Duration = Duration::from_millis(10);
+
+/// The bytes of a command, and what each costs against the budget.
+const COMMAND: usize = 1 << 10;
+const COST: usize = COMMAND + Entry::OVERHEAD_BYTES;
+
+/// The most bytes that machine or disk get at once.
+const BATCH: usize = 8 << 10;
+
+/// Takes a while for each command, and notes how much it is given at once.
+#[derive(Clone, Default)]
+struct Slow {
+    each: Duration,
+    most: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl StateMachine for Slow {
+    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {
+        Ok(None)
+    }
+
+    async fn apply(&mut self, batch: Batch) -> Result<Vec<Bytes>, MachineError> {
+        let count = batch.commands.len();
+        self.most.fetch_max(count, Ordering::Relaxed);
+        tokio::time::sleep(self.each * u32::try_from(count).unwrap()).await;
+        Ok(vec![Bytes::new(); count])
+    }
+
+    async fn query(&mut self, _: Bytes) -> Result<Bytes, MachineError> {
+        Ok(Bytes::new())
+    }
+
+    async fn snapshot(&mut self) -> Result<Box<dyn SnapshotView>, MachineError> {
+        Err(MachineError::new("no snapshots"))
+    }
+
+    async fn restore(&mut self, _: &mut (dyn Read + Send)) -> Result<(), MachineError> {
+        Err(MachineError::new("no snapshots"))
+    }
+}
+
+/// A log store that takes a while for each entry, and notes how many it is given at once.
+#[derive(Default)]
+struct SlowStore {
+    store: MemLogStore,
+    most: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl LogStore for SlowStore {
+    async fn claim(
+        &self,
+        cluster: ClusterId,
+        node: NodeId,
+        fresh: Incarnation,
+    ) -> Result<Claim, StorageError> {
+        self.store.claim(cluster, node, fresh).await
+    }
+
+    async fn load(&self, group: GroupId) -> Result<LogState, StorageError> {
+        self.store.load(group).await
+    }
+
+    async fn write(&self, writes: &[Write]) -> Result<(), StorageError> {
+        let entries: usize = writes.iter().map(|write| write.entries.len()).sum();
+        self.most.fetch_max(entries, Ordering::Relaxed);
+        tokio::time::sleep(EACH * u32::try_from(entries).unwrap()).await;
+        self.store.write(writes).await
+    }
+
+    async fn read(
+        &self,
+        group: GroupId,
+        range: RangeInclusive<Index>,
+        max_bytes: usize,
+    ) -> Result<Vec<Entry>, StorageError> {
+        self.store.read(group, range, max_bytes).await
+    }
+}
+
+/// What callers met with who came far faster than they could be served.
+struct Load {
+    served: usize,
+    refused: usize,
+    /// The longest that one who was served had to wait.
+    longest: Duration,
+}
+
+/// Ten times as many callers as can be served, for ten seconds of a time that passes only while nobody works.
+async fn overload(node: &RawRaft) -> Load {
+    const PER_TURN: usize = 10;
+    const TURNS: usize = 1_000;
+    let load = Arc::new(Mutex::new(Load { served: 0, refused: 0, longest: Duration::ZERO }));
+    let mut calls = Vec::new();
+    let began = Instant::now();
+    for turn in 0..TURNS {
+        tokio::time::sleep_until(began + EACH * u32::try_from(turn).unwrap()).await;
+        for _ in 0..PER_TURN {
+            let (node, load) = (node.clone(), Arc::clone(&load));
+            calls.push(tokio::spawn(async move {
+                let came = Instant::now();
+                let answer = node.propose(Bytes::from(vec![0; COMMAND])).await;
+                let waited = came.elapsed();
+                let mut load = load.lock().unwrap();
+                match answer {
+                    Ok(_) => {
+                        load.served += 1;
+                        load.longest = load.longest.max(waited);
+                    }
+                    Err(RaftError::Overloaded) => {
+                        load.refused += 1;
+                        assert!(waited <= Duration::from_millis(1), "refused at once: {waited:?}");
+                    }
+                    Err(other) => panic!("{other:?}"),
+                }
+            }));
+        }
+    }
+    for call in calls {
+        within(call).await.unwrap();
+    }
+    let load = std::mem::replace(
+        &mut *load.lock().unwrap(),
+        Load { served: 0, refused: 0, longest: Duration::ZERO },
+    );
+    assert_eq!(load.served + load.refused, PER_TURN * TURNS);
+    // Overload costs nothing of what can be done: a command each EACH, for as long as they came.
+    assert!(load.served >= TURNS * 95 / 100, "{} served", load.served);
+    load
+}
+
+/// What was taken waits for what the budget holds, EACH of it one after the other, and for the rest of the batch that it came to be in.
+/// It comes near to that with each budget: so it is the budget, and nothing else, that bounds the wait.
+fn assert_bounded(load: &Load, budget: usize, batch: usize) {
+    let lasts = |bytes: usize| EACH * u32::try_from(bytes / COST).unwrap();
+    let bound = lasts(budget) + lasts(batch) + Duration::from_millis(5);
+    let Load { longest, .. } = *load;
+    assert!(longest <= bound, "{longest:?} for {budget} bytes, {bound:?} at most");
+    assert!(longest >= lasts(budget) * 9 / 10, "{longest:?} for {budget} bytes, {bound:?} at most");
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_slow_machine_what_is_taken_waits_no_longer_than_the_budget_lasts() {
+    for budget in [16 << 10, 64 << 10, 128 << 10] {
+        let machine = Slow { each: EACH, ..Slow::default() };
+        let most = Arc::clone(&machine.most);
+        let mut options = tight(1);
+        options.config.max_uncommitted_bytes = budget;
+        options.config.max_apply_bytes = BATCH;
+        let network = ChannelNetwork::new();
+        let node = RawRaft::start(options, MemLogStore::new(), network.transport(1), machine).await.unwrap();
+        within(node.bootstrap([(1, "mem:1")])).await.unwrap();
+        within(node.propose(Bytes::from_static(b"first"))).await.unwrap();
+        let load = overload(&node).await;
+        assert_bounded(&load, budget, BATCH);
+        let most = most.load(Ordering::Relaxed);
+        // One goes beyond, so that the largest can be applied.
+        assert!((2..=BATCH / COST + 1).contains(&most), "{most} commands at once are beyond max_apply_bytes");
+        within(node.propose(Bytes::from_static(b"room again"))).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_slow_disk_what_is_taken_waits_no_longer_than_the_budget_lasts() {
+    for budget in [16 << 10, 64 << 10] {
+        let mut options = tight(1);
+        options.config.max_uncommitted_bytes = budget;
+        // A leader steps down from a disk on which one write takes too long.
+        options.config.max_write_bytes = BATCH;
+        options.config.election_timeout = Duration::from_secs(30);
+        let store = SlowStore::default();
+        let network = ChannelNetwork::new();
+        let node = RawRaft::start(options, store, network.transport(1), Slow::default()).await.unwrap();
+        within(node.bootstrap([(1, "mem:1")])).await.unwrap();
+        within(node.propose(Bytes::from_static(b"first"))).await.unwrap();
+        let load = overload(&node).await;
+        assert_bounded(&load, budget, BATCH);
+        within(node.propose(Bytes::from_static(b"room again"))).await.unwrap();
+    }
+}
+
+/// Starts so many calls, one after the other; those that are refused at once, and those that wait.
+async fn call<T, F: Future<Output = Result<T, RaftError>>>(
+    count: usize,
+    make: impl Fn() -> F,
+) -> (usize, Vec<Pin<Box<F>>>) {
+    let began = Instant::now();
+    let mut calls = Vec::new();
+    let mut refused = 0;
+    for _ in 0..count {
+        let mut call = Box::pin(make());
+        tokio::select! {
+            biased;
+            answer = &mut call => {
+                assert!(matches!(answer, Err(RaftError::Overloaded)));
+                refused += 1;
+            }
+            // Time goes on when nobody has anything to do: the call waits.
+            () = tokio::time::sleep(Duration::from_millis(1)) => calls.push(call),
+        }
+    }
+    assert!(began.elapsed() <= Duration::from_millis(2 * count as u64), "{:?}", began.elapsed());
+    (refused, calls)
+}
+
+/// A leader that nobody hears, and the others.
+async fn cut_off(tune: impl Fn(&mut NodeOptions)) -> (Cluster, u64) {
+    let cluster = Cluster::blank(|id| {
+        let mut options = tight(id);
+        tune(&mut options);
+        options
+    })
+    .await;
+    within(cluster.nodes[&1].bootstrap(members())).await.unwrap();
+    let leader = cluster.leader().await;
+    within(cluster.nodes[&leader].read(&())).await.unwrap();
+    cluster.isolate(leader);
+    (cluster, leader)
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_the_budget_for_open_proposals_a_call_is_refused_at_once() {
+    let (cluster, leader) = cut_off(|options| options.max_open_proposals = 10).await;
+    let word = "small".to_owned();
+    let (refused, waiting) = call(30, || cluster.nodes[&leader].propose(&word)).await;
+    assert_eq!((refused, waiting.len()), (20, 10));
+    for call in waiting {
+        assert_eq!(within(call).await, Err(RaftError::Unknown));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_the_budget_for_reads_a_read_is_refused_at_once() {
+    let (cluster, leader) = cut_off(|options| options.config.max_pending_reads = 10).await;
+    let (refused, waiting) = call(30, || cluster.nodes[&leader].read(&())).await;
+    assert_eq!((refused, waiting.len()), (20, 10));
+    for read in waiting {
+        assert!(within(read).await.is_err(), "nobody confirmed it");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_the_wishes_for_a_transfer_that_may_wait_one_is_refused_at_once() {
+    let (cluster, leader) = cut_off(|_| {}).await;
+    let to = NodeId((1..=3).find(|&id| id != leader).unwrap());
+    let node = cluster.nodes[&leader].clone();
+    // All come before an election timeout is over, when the transfer ends.
+    let calls: Vec<_> = (0..200)
+        .map(|_| {
+            let node = node.clone();
+            tokio::spawn(async move { (node.transfer_leadership(Some(to)).await, Instant::now()) })
+        })
+        .collect();
+    let began = Instant::now();
+    let mut refused = 0;
+    for call in calls {
+        match within(call).await.unwrap() {
+            (Err(RaftError::Overloaded), at) => {
+                assert_eq!(at, began);
+                refused += 1;
+            }
+            (Err(RaftError::Transfer(_)), at) => assert!(at > began),
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(refused, 200 - 64);
+    let mut status = node.status();
+    within(status.wait_for(|status| status.counters.overloaded == refused)).await.expect("each is counted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_has_no_more_under_way_than_it_may() {
+    let store = SlowStore::default();
+    let most = Arc::clone(&store.most);
+    let network = ChannelNetwork::new();
+    let node = Raft::start(tight(1), store, network.transport(1), Words::default()).await.unwrap();
+    within(node.bootstrap([(1, "mem:1")])).await.unwrap();
+    let mut options = ClientOptions::default();
+    options.max_under_way = 4;
+    let client = Client::with_options([node], options);
+    let calls: Vec<_> = (0..100)
+        .map(|n| {
+            let client = client.clone();
+            tokio::spawn(async move { client.propose(&n.to_string()).await })
+        })
+        .collect();
+    for call in calls {
+        within(call).await.unwrap().unwrap();
+    }
+    let most = most.load(Ordering::Relaxed);
+    assert!((2..=4).contains(&most), "{most} at once");
 }

@@ -388,6 +388,19 @@ async fn a_client_finds_the_leader_and_repeats_without_harm() {
     assert_eq!(within(client.propose(&"another session".to_owned())).await, Ok(402));
 }
 
+/// Nobody can ask a dead node whether it knows sessions.
+#[tokio::test]
+async fn sessions_begin_while_a_member_is_dead() {
+    let mut cluster = Cluster::founded().await;
+    let leader = cluster.leader().await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    cluster.stop(others[0]).await;
+    // A leader that never heard of it.
+    within(cluster.nodes[&leader].transfer_leadership(Some(NodeId(others[1])))).await.unwrap();
+    let client = Client::new(cluster.nodes.values().cloned().collect::<Vec<_>>());
+    assert_eq!(within(client.propose(&"first".to_owned())).await.unwrap(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_a_leader_a_client_tells_refused_from_unknown() {
     let network = ChannelNetwork::new();

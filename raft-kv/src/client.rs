@@ -17,8 +17,8 @@ use serde::de::DeserializeOwned;
 
 use crate::api::{
     CREATE_REVISION_HEADER, ChangeBody, ChangedBody, DeletedBody, ErrorBody, ErrorCode, InitBody,
-    LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MembersBody, NUMBER_HEADER, PageBody, ReadOptions,
-    SEEN_BELOW_HEADER, SESSION_HEADER, SessionBody, StatusBody, TIMEOUT_HEADER, TransferBody,
+    LEADER_HEADER, LeaseBody, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MembersBody, NUMBER_HEADER, PageBody,
+    ReadOptions, SEEN_BELOW_HEADER, SESSION_HEADER, SessionBody, StatusBody, TIMEOUT_HEADER, TransferBody,
     TransferredBody, VERSION_HEADER, host_and_port, percent_encode,
 };
 use crate::command::{Expected, LimitError, Pair, Range, Revisions, check_key, check_value};
@@ -135,6 +135,15 @@ struct Ask {
     turn: Option<Turn>,
 }
 
+impl Ask {
+    /// Whether an answer with this error tells how all attempts ended: a read has no outcome, and what the store says to a number is
+    /// what it said to it the first time.
+    fn settles(&self, error: ErrorCode) -> bool {
+        let by_the_store = matches!(error, ErrorCode::Mismatch | ErrorCode::NotFound);
+        self.method == Method::GET || (self.turn.is_some() && by_the_store)
+    }
+}
+
 /// A response, read whole.
 struct Answer {
     status: StatusCode,
@@ -200,7 +209,7 @@ impl Client {
 
     /// Makes every change in a session: it is repeated until it is confirmed or the time is up, and happens exactly once, conditional
     /// changes too. A session is opened with the first change, and a new one where that has expired;
-    /// [`close_session`](Self::close_session) ends it. While not every node knows sessions, changes are made without.
+    /// [`close_session`](Self::close_session) ends it. Where a node runs a version before sessions, changes are refused.
     #[must_use]
     pub fn with_session(mut self) -> Self {
         self.with_session = true;
@@ -388,6 +397,22 @@ impl Client {
         parse::<TransferredBody>(&self.ask(ask).await?, true).map(|body| body.leader)
     }
 
+    /// Switches lease reads on, on what they rest on from then on, or off.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`ErrorCode::Conflict`] where the numbers are out of range, or a member does not answer or does not know leases.
+    pub async fn set_lease(&self, lease: Option<LeaseBody>) -> Result<ChangedBody, ClientError> {
+        let body = match lease {
+            Some(lease) => serde_json::to_vec(&lease).map_err(|e| ClientError::Input(e.to_string()))?,
+            None => Vec::new(),
+        };
+        let method = if lease.is_some() { Method::PUT } else { Method::DELETE };
+        // Asked for twice, it is as it was.
+        let (target, body) = ("/lease".to_owned(), Bytes::from(body));
+        let ask = Ask { method, target, body, repeatable: true, turn: None };
+        parse(&self.ask(ask).await?, true)
+    }
+
     /// The members, and where a change of them stands, as the leader sees it; with `stale`, as whichever node is asked knows it,
     /// which may be old.
     ///
@@ -433,20 +458,25 @@ impl Client {
         loop {
             let node = if stale { self.nodes[0].clone() } else { self.choose() };
             let target = if stale { "/backup?stale=true" } else { "/backup" };
-            let asked = self.http.get(format!("http://{node}{target}")).send();
+            let asked = async {
+                let response = self.http.get(format!("http://{node}{target}")).send().await?;
+                self.learn_leader(response.headers());
+                if response.status().is_success() {
+                    return Ok(Ok(response));
+                }
+                let (status, headers) = (response.status(), HeaderMap::new());
+                let body = read_body(response).await?;
+                Ok(Err(error_of(&Answer { status, headers, body }, true)))
+            };
             let left = deadline.saturating_duration_since(Instant::now());
             let refused = match tokio::time::timeout(left, asked).await {
-                Ok(Ok(response)) => {
-                    self.learn_leader(response.headers());
-                    if response.status().is_success() {
-                        let left = response.content_length().ok_or_else(strange)?;
-                        return Ok(Backup { response, left });
-                    }
-                    let (status, headers) = (response.status(), HeaderMap::new());
-                    let body = read_body(response).await.unwrap_or_default();
-                    error_of(&Answer { status, headers, body }, true)
+                Ok(Ok(Ok(response))) => {
+                    let left = response.content_length().ok_or_else(strange)?;
+                    return Ok(Backup { response, left });
                 }
+                Ok(Ok(Err(refused))) => refused,
                 Ok(Err(error)) => {
+                    let error: reqwest::Error = error;
                     let message = format!("cannot reach the node at {node}: {}", cause(&error));
                     ClientError::refused(ErrorCode::Unavailable, message)
                 }
@@ -472,11 +502,9 @@ impl Client {
         if !self.with_session {
             return self.ask_until(&ask, deadline).await;
         }
-        let repeatable = ask.repeatable;
+        ask.repeatable = true;
         loop {
-            ask.turn = self.session_until(deadline).await?.map(Turn::begin);
-            // Without a session it is as with a client that has none.
-            ask.repeatable = repeatable || ask.turn.is_some();
+            ask.turn = Some(Turn::begin(self.session_until(deadline).await?));
             let answer = self.ask_until(&ask, deadline).await;
             match (&answer, &ask.turn) {
                 (Err(ClientError::Refused(body)), Some(turn)) if body.error == ErrorCode::SessionExpired => {
@@ -487,12 +515,15 @@ impl Client {
         }
     }
 
-    /// The session that is open; opens one where there is none. Who opens one holds up the others meanwhile. None where not every
-    /// node knows sessions.
-    async fn session_until(&self, deadline: Instant) -> Result<Option<Session>, ClientError> {
-        let _opening = self.opening.lock().await;
+    /// The session that is open; opens one where there is none. Who opens one holds up the others meanwhile.
+    async fn session_until(&self, deadline: Instant) -> Result<Session, ClientError> {
+        let opening = tokio::time::timeout_at(deadline.into(), self.opening.lock()).await;
+        let _opening = opening.map_err(|_| {
+            let message = "no session was opened in time: the change was not sent";
+            ClientError::refused(ErrorCode::Unavailable, message)
+        })?;
         if let Some(session) = &*lock(&self.session) {
-            return Ok(Some(Arc::clone(session)));
+            return Ok(Arc::clone(session));
         }
         // One that nobody hears of expires.
         let open = Ask {
@@ -508,13 +539,7 @@ impl Client {
                 let session =
                     Arc::new(Mutex::new(Numbers::new(body.session.parse().map_err(|_| strange())?)));
                 *lock(&self.session) = Some(Arc::clone(&session));
-                Ok(Some(session))
-            }
-            // A node of a version before sessions does not know the path.
-            Err(ClientError::Refused(body))
-                if matches!(body.error, ErrorCode::NoSessions | ErrorCode::NotFound) =>
-            {
-                Ok(None)
+                Ok(session)
             }
             // The change itself was not sent.
             Err(ClientError::Unknown(message)) => Err(ClientError::refused(ErrorCode::Unavailable, message)),
@@ -568,7 +593,10 @@ impl Client {
                         ClientError::Refused(body) => {
                             matches!(
                                 body.error,
-                                ErrorCode::Unavailable | ErrorCode::Overloaded | ErrorCode::Failed
+                                ErrorCode::Unavailable
+                                    | ErrorCode::Overloaded
+                                    | ErrorCode::NoSessions
+                                    | ErrorCode::Failed
                             )
                         }
                         ClientError::Unknown(message) => {
@@ -579,10 +607,8 @@ impl Client {
                     };
                     if !again {
                         return Err(match (error, perhaps) {
-                            // An earlier attempt may have been carried out in it.
-                            (ClientError::Refused(body), Some(message))
-                                if body.error == ErrorCode::SessionExpired =>
-                            {
+                            // An earlier attempt may have been carried out: no refusal of a later one undoes it.
+                            (ClientError::Refused(body), Some(message)) if !ask.settles(body.error) => {
                                 ClientError::Unknown(message)
                             }
                             (error, _) => error,
@@ -828,4 +854,20 @@ fn cause(error: &reqwest::Error) -> String {
         inner = source;
     }
     inner.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_a_session_waits_until_the_deadline_and_no_longer() {
+        let client = Client::new(&["127.0.0.1:1".to_owned()]).map(Client::with_session).expect("an address");
+        let _opening = client.opening.lock().await;
+        let deadline = Instant::now() + Duration::from_millis(50);
+        let waiting = tokio::time::timeout(Duration::from_secs(60), client.session_until(deadline));
+        let refused = waiting.await.expect("it ends").map(drop).expect_err("nobody opens one");
+        assert_eq!(refused.code(), Some(ErrorCode::Unavailable));
+        assert!(Instant::now() >= deadline);
+    }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raft_core::Consistency;
+use raft_kv::api::LeaseBody;
 use raft_kv::client::Client;
 use support::{Cluster, PATIENCE, eventually, exit_code, run, signal, stderr, stdout};
 
@@ -222,4 +223,43 @@ async fn a_read_on_a_follower_costs_the_leader_at_most_half() {
         assert_eq!(cluster.leader().await, leader, "another node led meanwhile");
         assert!(2 * other <= own, "{level:?}: {other:?} on a follower, {own:?} on itself");
     }
+}
+
+/// How many nodes' status shows what lease reads rest on, or that there are none.
+async fn show_lease(cluster: &Cluster, lease: Option<LeaseBody>) {
+    for node in &cluster.nodes {
+        eventually("the node shows what lease reads rest on", async || {
+            node.status().await.filter(|status| status.lease == lease)
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_are_switched_on_and_off_while_the_cluster_runs() {
+    let cluster = Cluster::start(3).await;
+    client(&cluster.addresses()).put("key", value(1)).await.unwrap();
+    show_lease(&cluster, None).await;
+
+    let args = ["lease", "on", "--clock-drift", "2000", "--election-timeout", "400"];
+    let on = eventually("all members have said that they know leases", async || {
+        let on = cluster.run(&args);
+        (exit_code(&on) == 0).then_some(on)
+    })
+    .await;
+    assert!(stdout(&on).contains("lease reads are on"), "{}", stdout(&on));
+    show_lease(&cluster, Some(LeaseBody { election_timeout_ms: 400, clock_drift_ppm: 2_000 })).await;
+    let pair = client(&cluster.addresses()).get_with("key", Consistency::Lease).await.unwrap().unwrap();
+    assert_eq!(pair.value, value(1));
+
+    let odd = ["lease", "on", "--clock-drift", "900000"];
+    let refused = cluster.run(&odd);
+    assert_eq!(exit_code(&refused), 1, "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("out of range"), "{}", stderr(&refused));
+
+    let off = cluster.run(&["lease", "off"]);
+    assert_eq!(exit_code(&off), 0, "{}", stderr(&off));
+    show_lease(&cluster, None).await;
+    let pair = client(&cluster.addresses()).get_with("key", Consistency::Lease).await.unwrap().unwrap();
+    assert_eq!(pair.value, value(1), "by a round");
 }

@@ -32,7 +32,7 @@ fn or_empty<T: ToString>(value: Option<T>) -> String {
 }
 
 /// For people: rounded, latencies in microseconds.
-pub(super) const SHOWN: [OfRun; 15] = [
+pub(super) const SHOWN: [OfRun; 16] = [
     ("subject", |row| row.report.subject.clone()),
     ("run", |row| row.number.to_string()),
     ("ops/s", |row| format!("{:.0}", row.run.operations_per_second)),
@@ -46,8 +46,9 @@ pub(super) const SHOWN: [OfRun; 15] = [
     ("MB", |row| or_dash(row.run.peak_resident_bytes, |bytes| format!("{:.0}", bytes as f64 / 1e6))),
     ("written B/op", |row| or_dash(row.run.written_bytes_per_operation, |bytes| format!("{bytes:.0}"))),
     ("sent B/op", |row| or_dash(row.run.sent_bytes_per_operation, |bytes| format!("{bytes:.0}"))),
-    ("refused", |row| (row.run.refused + row.run.not_sent).to_string()),
+    ("refused", |row| row.run.refused.to_string()),
     ("unknown", |row| row.run.unknown.to_string()),
+    ("not sent", |row| row.run.not_sent.to_string()),
 ];
 
 /// For programs: whole, and nothing where nothing was measured.

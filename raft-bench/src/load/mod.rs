@@ -46,11 +46,29 @@ pub enum Pace {
     },
 }
 
+/// Operations a second of an open loop; others are a slip of the finger, and no clock could tell when they are due.
+const RATES: std::ops::RangeInclusive<f64> = 1e-3..=1e9;
+
 impl Pace {
+    /// Whether it can be kept.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Open { rate } if !RATES.contains(rate) => {
+                let (least, most) = (RATES.start(), RATES.end());
+                Err(format!("a rate must be {least} to {most} operations a second, not {rate:?}"))
+            }
+            Self::Closed { clients: 0 } => Err("a closed loop has at least one client".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
     /// In a few words.
     pub fn name(&self) -> String {
         match self {
-            Self::Open { rate } => format!("open, {rate:.0}/s"),
+            Self::Open { rate } => format!("open, {rate}/s"),
             Self::Closed { clients: 1 } => "closed, 1 client".to_owned(),
             Self::Closed { clients } => format!("closed, {clients} clients"),
         }
@@ -70,6 +88,18 @@ pub struct Settings {
     pub measure: Duration,
     /// In the open loop: the most operations under way; those that are due beyond it are not sent, and are counted.
     pub max_open: usize,
+}
+
+impl Settings {
+    /// A closed loop of one client with small commands, for a second.
+    #[cfg(test)]
+    pub(crate) const SMALL: Self = Self {
+        pace: Pace::Closed { clients: 1 },
+        payload_bytes: 64,
+        warm_up: Duration::ZERO,
+        measure: Duration::from_secs(1),
+        max_open: 1,
+    };
 }
 
 /// The distance of two points of the time series.
@@ -136,12 +166,13 @@ impl Drop for StopOnDrop {
 /// Loads the target once. `progress` hears of each second, the warm-up included, and of how far it is.
 ///
 /// # Errors
-/// Where the target cannot be loaded at all. Refused and lost operations are no errors: they are counted.
+/// Where the pace cannot be kept, or the target cannot be loaded at all. Refused and lost operations are no errors: they are counted.
 pub async fn run(
     target: &Arc<Target>,
     settings: &Settings,
     mut progress: impl FnMut(&Second, f64),
 ) -> Result<Run, Failure> {
+    settings.pace.check()?;
     let start = Instant::now();
     let begin = start + settings.warm_up;
     let end = begin + settings.measure;
@@ -285,5 +316,24 @@ fn pace(shared: &Arc<Shared>, runtime: &tokio::runtime::Handle, rate: f64, max_o
         let until = |time: Instant| (time.duration_since(start).as_secs_f64() * rate).ceil() as u64;
         let left = until(shared.end).saturating_sub(next.max(until(shared.begin)));
         shared.not_sent.fetch_add(left, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_one_that_can_be_kept_and_told_from_others() {
+        for rate in [0.0, -1.0, 1e-300, 1e300, f64::INFINITY, f64::NAN] {
+            let told = Pace::Open { rate }.check().unwrap_err();
+            assert!(told.contains("0.001 to 1000000000"), "{told}");
+        }
+        for rate in [0.001, 0.5, 20_000.0, 1e9] {
+            assert_eq!(Pace::Open { rate }.check(), Ok(()));
+        }
+        assert!(Pace::Closed { clients: 0 }.check().is_err());
+        assert_eq!(Pace::Open { rate: 0.25 }.name(), "open, 0.25/s");
+        assert_eq!(Pace::Open { rate: 20_000.0 }.name(), "open, 20000/s");
     }
 }

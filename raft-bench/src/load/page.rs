@@ -1,7 +1,7 @@
 //! Results as a page with plots, in one file that needs nothing beside it.
 
 use super::columns::{SHOWN, rows};
-use super::plot::{Line, Plot, escaped, grouped};
+use super::plot::{Line, Plot, escaped, mark};
 use super::{FloorReport, Report, Reports, Run, Second};
 use crate::backend::Failure;
 
@@ -78,7 +78,7 @@ const RATE: Plot<'_> = Plot {
     across: "seconds since the warm-up",
     up: "operations/s",
     logarithmic: false,
-    tick: grouped,
+    tick: mark,
 };
 
 const SHARE: Plot<'_> = Plot {
@@ -167,6 +167,7 @@ fn cell(tag: &str, text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::Settings;
 
     #[test]
     fn shares_are_told_at_whole_nines() {
@@ -176,20 +177,9 @@ mod tests {
 
     #[test]
     fn what_a_user_names_is_text_on_the_page() {
-        let reports = Reports {
-            reports: vec![Report {
-                subject: "<script>a & b".to_owned(),
-                nodes: 3,
-                pace: "closed".to_owned(),
-                payload_bytes: 64,
-                warm_up_seconds: 1.0,
-                seconds: 1.0,
-                floor: None,
-                limit: None,
-                runs: vec![Run::default()],
-            }],
-            ..Reports::default()
-        };
+        let report = Report::new("<script>a & b", 3, &Settings::SMALL);
+        let report = Report { runs: vec![Run::default()], ..report };
+        let reports = Reports { reports: vec![report], ..Reports::default() };
         let page = html(&reports).unwrap();
         assert!(page.contains("&lt;script&gt;a &amp; b") && !page.contains("<script>"), "{page}");
     }

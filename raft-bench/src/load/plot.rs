@@ -4,6 +4,7 @@ use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
 use crate::backend::Failure;
+use crate::numbers::grouped;
 
 const SIZE: (u32, u32) = (1040, 300);
 const TEXT: (&str, i32) = ("sans-serif", 15);
@@ -103,7 +104,7 @@ impl Plot<'_> {
             .y_desc(self.up)
             .x_labels(12)
             .x_label_formatter(&|value| (self.tick)(*value))
-            .y_label_formatter(&|value| grouped(*value))
+            .y_label_formatter(&|value| mark(*value))
             .label_style(TEXT)
             .axis_desc_style(TEXT)
             .bold_line_style(BLACK.mix(0.15))
@@ -126,33 +127,14 @@ pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// `1,234,567`, and small numbers as they are.
-pub(super) fn grouped(value: f64) -> String {
-    if value.abs() < 10.0 {
-        return value.to_string();
-    }
-    let digits = format!("{value:.0}");
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+/// A mark on an axis: whole, but for small numbers.
+pub(super) fn mark(value: f64) -> String {
+    if value.abs() < 10.0 { value.to_string() } else { grouped(value) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn thousands_are_set_apart() {
-        let cases = [(0.0, "0"), (2.5, "2.5"), (999.0, "999"), (1000.4, "1,000"), (1_234_567.0, "1,234,567")];
-        for (value, expected) in cases {
-            assert_eq!(grouped(value), expected);
-        }
-    }
 
     #[test]
     fn a_plot_has_its_units_and_no_colour_of_its_own_for_text() {

@@ -25,6 +25,7 @@ const SHARDS: usize = 8;
 
 /// Counts and latencies of a while.
 pub(super) struct Shard {
+    /// Of what was carried out, and of what nobody knows: it took at least as long as it was waited for.
     latency_ns: Histogram<u64>,
     pub(super) refused: u64,
     pub(super) unknown: u64,
@@ -41,12 +42,14 @@ impl Shard {
 
     fn note(&mut self, latency: Duration, outcome: Outcome) {
         match outcome {
-            Outcome::Done => {
-                self.latency_ns.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
-            }
-            Outcome::Refused => self.refused += 1,
+            Outcome::Done => {}
             Outcome::Unknown => self.unknown += 1,
+            Outcome::Refused => {
+                self.refused += 1;
+                return;
+            }
         }
+        self.latency_ns.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
     }
 
     pub(super) fn add(&mut self, other: &Self) {
@@ -59,7 +62,7 @@ impl Shard {
 
     /// How many were carried out.
     pub(super) fn done(&self) -> u64 {
-        self.latency_ns.len()
+        self.latency_ns.len() - self.unknown
     }
 
     pub(super) fn percentiles(&self) -> Percentiles {
@@ -140,9 +143,8 @@ mod tests {
             recorder.note(number, Duration::from_micros(number + 1), Outcome::Done);
         }
         recorder.note(3, Duration::from_secs(1), Outcome::Refused);
-        recorder.note(4, Duration::from_secs(1), Outcome::Unknown);
         let shard = recorder.drain();
-        assert_eq!((shard.done(), shard.refused, shard.unknown), (10_000, 1, 1));
+        assert_eq!((shard.done(), shard.refused, shard.unknown), (10_000, 1, 0));
         let percentiles = shard.percentiles();
         for (value, expected) in [
             (percentiles.p50, 5_000.0),
@@ -156,6 +158,25 @@ mod tests {
         let curve = shard.curve();
         assert!(curve.windows(2).all(|pair| pair[0].0 <= pair[1].0 && pair[0].1 <= pair[1].1));
         assert_eq!(recorder.drain().done(), 0);
+    }
+
+    #[test]
+    fn what_was_waited_for_in_vain_counts_for_as_long_as_it_was_waited_for() {
+        let recorder = Recorder::new();
+        for number in 0..98 {
+            recorder.note(number, Duration::from_millis(1), Outcome::Done);
+        }
+        for number in 0..2 {
+            recorder.note(number, Duration::from_secs(5), Outcome::Unknown);
+        }
+        for number in 0..50 {
+            recorder.note(number, Duration::from_secs(9), Outcome::Refused);
+        }
+        let shard = recorder.drain();
+        assert_eq!((shard.done(), shard.refused, shard.unknown), (98, 50, 2));
+        let percentiles = shard.percentiles();
+        assert!(percentiles.p90 < 1_100.0 && percentiles.p99 > 4.9e6, "{percentiles:?}");
+        assert!(percentiles.max < 5.1e6, "{percentiles:?}");
     }
 
     #[test]

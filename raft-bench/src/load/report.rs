@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Settings;
 use super::recorder::{Percentiles, Shard};
 use crate::backend::Failure;
-use crate::floor::{Floor, micros};
+use crate::floor::Floor;
+use crate::numbers::micros;
 
 /// The format of the files; another number is another format.
 const FORMAT: u32 = 1;
@@ -87,12 +89,39 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether it is about the same thing under the same load.
+    /// Without runs yet, and without what is known of the machine.
+    pub fn new(subject: impl Into<String>, nodes: usize, settings: &Settings) -> Self {
+        Self {
+            subject: subject.into(),
+            nodes,
+            pace: settings.pace.name(),
+            payload_bytes: settings.payload_bytes,
+            warm_up_seconds: settings.warm_up.as_secs_f64(),
+            seconds: settings.measure.as_secs_f64(),
+            floor: None,
+            limit: None,
+            runs: Vec::new(),
+        }
+    }
+
+    /// Whether it is about the same thing under the same load for as long.
     pub fn is_like(&self, other: &Self) -> bool {
+        self.is_of_same_load(other) && self.took_as_long(other)
+    }
+
+    /// Whether it is about the same thing under the same load, for however long.
+    pub fn is_of_same_load(&self, other: &Self) -> bool {
         self.subject == other.subject
             && self.nodes == other.nodes
             && self.pace == other.pace
             && self.payload_bytes == other.payload_bytes
+    }
+
+    /// Whether warm-up and measurement were as long.
+    pub fn took_as_long(&self, other: &Self) -> bool {
+        // A file may round the last digit.
+        let same = |a: f64, b: f64| (a - b).abs() < 1e-6;
+        same(self.seconds, other.seconds) && same(self.warm_up_seconds, other.warm_up_seconds)
     }
 
     /// What it is about, in a line.
@@ -126,7 +155,8 @@ impl Report {
             let about = |what: String| format!("{}, run {number}: {what}", self.subject);
             if run.not_sent > 0 {
                 remarks.push(about(format!(
-                    "{} were due and could not be sent, for too many were under way; they count as refused",
+                    "{} were due and not sent, for too many were under way or the generator could not keep up; \
+                     they are in no percentile",
                     run.not_sent
                 )));
             }
@@ -175,13 +205,14 @@ pub struct Run {
     pub operations_per_second: f64,
     /// Surely not carried out.
     pub refused: u64,
-    /// Nobody knows.
+    /// Nobody knows: such as timed out.
     pub unknown: u64,
-    /// Due, but not sent, because too many were under way.
+    /// Due, but not sent, because too many were under way, or the generator could not keep up.
     pub not_sent: u64,
-    /// In microseconds; in the open loop from when an operation was due.
+    /// In microseconds; in the open loop from when an operation was due. Of what was carried out, and of what ended with its outcome unknown:
+    /// that took at least so long.
     pub latency_us: Percentiles,
-    /// Share of operations, and the latency in microseconds that they were done within.
+    /// Share of operations, and the latency in microseconds that they ended within.
     pub curve: Vec<(f64, f64)>,
     /// Processor time of nodes and, where they are in one process, clients. This and the next two where processes were watched.
     pub cpu_us_per_operation: Option<f64>,
@@ -196,6 +227,13 @@ pub struct Run {
     pub processes_ended: usize,
     /// Second by second.
     pub series: Vec<Second>,
+}
+
+impl Run {
+    /// All that were to be carried out.
+    pub fn offered(&self) -> u64 {
+        self.operations + self.refused + self.unknown + self.not_sent
+    }
 }
 
 /// About one second.

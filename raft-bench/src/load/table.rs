@@ -33,3 +33,31 @@ fn of_same_load(reports: &[&Report]) -> String {
     }
     table.trim_fmt()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Run;
+
+    #[test]
+    fn what_was_not_sent_is_told_apart_from_what_was_refused() {
+        let run = Run { operations: 1, refused: 22, unknown: 333, not_sent: 4444, ..Run::default() };
+        let report = Report {
+            subject: "it".to_owned(),
+            nodes: 3,
+            pace: "open, 10/s".to_owned(),
+            payload_bytes: 64,
+            warm_up_seconds: 1.0,
+            seconds: 1.0,
+            floor: None,
+            limit: None,
+            runs: vec![run],
+        };
+        let table = table(&Reports { reports: vec![report], ..Reports::default() });
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(lines[1].ends_with("refused  unknown  not sent"), "{table}");
+        let last: Vec<&str> = lines[2].split_whitespace().rev().take(3).collect();
+        assert_eq!(last, ["4444", "333", "22"], "{table}");
+        assert!(table.contains("4444 were due and not sent"), "{table}");
+    }
+}

@@ -23,7 +23,7 @@ const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Writers that each set a key of their own again and again, to the next number.
+/// Writers that each set one key after another, no key twice: what was confirmed can be looked for until the end.
 #[derive(Default)]
 struct Writers {
     stop: AtomicBool,
@@ -33,22 +33,39 @@ struct Writers {
     unknown: AtomicU64,
 }
 
-/// The last number that was confirmed, and the last that was tried.
-#[derive(Clone, Copy, Default)]
-struct Written {
-    confirmed: u64,
-    tried: u64,
+/// The key and the value of a writer's write of this number.
+fn pair(writer: u64, number: u64) -> (String, String) {
+    (format!("failover-{writer}-{number}"), format!("{number} of {writer}"))
+}
+
+/// How many of the confirmed writes, each a writer and a number, are missing or have another value.
+async fn lost(
+    confirmed: &[(u64, u64)],
+    mut read: impl AsyncFnMut(&str) -> Result<Option<Bytes>, Failure>,
+) -> Result<usize, Failure> {
+    let mut lost = 0;
+    for &(writer, number) in confirmed {
+        let (key, value) = pair(writer, number);
+        if read(&key).await?.is_none_or(|found| found != value) {
+            lost += 1;
+        }
+    }
+    Ok(lost)
 }
 
 impl Writers {
-    async fn write(self: Arc<Self>, client: Client, key: String) -> Result<Written, Failure> {
-        let mut written = Written::default();
-        while !self.stop.load(Ordering::Relaxed) {
-            written.tried += 1;
+    /// Writes until it is to stop; what was confirmed.
+    async fn write(self: Arc<Self>, client: Client, writer: u64) -> Result<Vec<(u64, u64)>, Failure> {
+        let mut confirmed = Vec::new();
+        for number in 1.. {
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let (key, value) = pair(writer, number);
             let begun = Instant::now();
-            match client.put(&key, Bytes::from(written.tried.to_string())).await {
+            match client.put(&key, Bytes::from(value)).await {
                 Ok(_) => {
-                    written.confirmed = written.tried;
+                    confirmed.push((writer, number));
                     self.confirmed.fetch_add(1, Ordering::Relaxed);
                     let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
                     if let Some((killed, over @ None)) = outage.as_mut()
@@ -64,7 +81,7 @@ impl Writers {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(written)
+        Ok(confirmed)
     }
 
     fn killed(&self, at: Instant) {
@@ -79,11 +96,10 @@ impl Writers {
 pub(super) async fn run(kills: usize, progress: &(dyn Fn(&str) + Sync)) -> Result<Findings, Failure> {
     let mut nodes = Nodes::start(std::env::current_exe()?).await?;
     let writers = Arc::new(Writers::default());
-    let key = |writer| format!("failover-{writer}");
     let mut tasks = Vec::new();
     for writer in 0..WRITERS {
         let client = nodes.client()?.with_timeout(ATTEMPT);
-        tasks.push(tokio::spawn(Arc::clone(&writers).write(client, key(writer))));
+        tasks.push(tokio::spawn(Arc::clone(&writers).write(client, writer)));
     }
     let mut outages = Vec::new();
     for kill in 1..=kills {
@@ -101,18 +117,13 @@ pub(super) async fn run(kills: usize, progress: &(dyn Fn(&str) + Sync)) -> Resul
         nodes.until(leader, |status| status.applied >= commit).await?;
     }
     writers.stop.store(true, Ordering::Relaxed);
-    let client = nodes.client()?.with_timeout(PATIENCE);
-    let mut lost = 0;
-    for (writer, task) in (0..WRITERS).zip(tasks) {
-        let written = task.await??;
-        let found = client.get(&key(writer), false).await?;
-        let text = found.map(|pair| String::from_utf8_lossy(&pair.value).into_owned());
-        let number: u64 = text.as_deref().unwrap_or("0").parse()?;
-        // What was tried after the last that was confirmed may be there or not; nothing before it may be.
-        if number < written.confirmed || number > written.tried {
-            lost += 1;
-        }
+    let mut confirmed = Vec::new();
+    for task in tasks {
+        confirmed.extend(task.await??);
     }
+    progress(&format!("reading the {} writes that were confirmed", confirmed.len()));
+    let client = nodes.client()?.with_timeout(PATIENCE);
+    let lost = lost(&confirmed, async |key| Ok(client.get(key, false).await?.map(|pair| pair.value))).await?;
     outages.sort_unstable();
     let mut findings = Findings::new(format!(
         "failover: raft-kv, quic+redb, 3 processes, kill -9 of the leader, {kills} times"
@@ -126,11 +137,11 @@ pub(super) async fn run(kills: usize, progress: &(dyn Fn(&str) + Sync)) -> Resul
         );
     }
     findings.add("for comparison: twice the least election timeout", ms(Some(2 * ELECTION_TIMEOUT)), "ms");
-    findings.add("writes confirmed", writers.confirmed.load(Ordering::Relaxed) as f64, "");
+    findings.add("writes confirmed", confirmed.len() as f64, "");
     findings.add("writes of unknown outcome", writers.unknown.load(Ordering::Relaxed) as f64, "");
-    findings.add("keys whose confirmed value is lost", f64::from(lost), "");
+    findings.add("confirmed writes that are missing or different", lost as f64, "");
     if lost > 0 {
-        return Err(format!("{findings}\na confirmed write is lost").into());
+        return Err(format!("{findings}\nconfirmed writes are lost").into());
     }
     Ok(findings)
 }
@@ -144,4 +155,33 @@ async fn until(mut wanted: impl FnMut() -> bool) -> Result<(), Failure> {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_confirmed_write_that_is_missing_or_different_is_counted() {
+        let confirmed: Vec<(u64, u64)> =
+            (0..WRITERS).flat_map(|writer| (1..=25).map(move |number| (writer, number))).collect();
+        let mut kept: BTreeMap<String, String> =
+            confirmed.iter().map(|&(writer, number)| pair(writer, number)).collect();
+        assert_eq!(kept.len(), 100);
+        // One of unknown outcome may be there as well.
+        kept.extend([pair(0, 26)]);
+        let count = async |kept: &BTreeMap<String, String>| {
+            lost(&confirmed, async |key| Ok(kept.get(key).map(|value| Bytes::from(value.clone())))).await
+        };
+        assert_eq!(count(&kept).await.unwrap(), 0);
+        // Amid later writes of the same writer.
+        kept.remove(&pair(1, 7).0);
+        assert_eq!(count(&kept).await.unwrap(), 1);
+        kept.insert(pair(2, 9).0, pair(2, 8).1);
+        assert_eq!(count(&kept).await.unwrap(), 2);
+        kept.clear();
+        assert_eq!(count(&kept).await.unwrap(), 100);
+    }
 }

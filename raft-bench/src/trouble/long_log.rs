@@ -1,5 +1,6 @@
 //! A log that is never compacted: whether an operation comes to cost more as it grows.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Findings, TroubleOptions};
@@ -26,7 +27,7 @@ pub(super) async fn run(
     let mut findings = Findings::new(title);
     let mut options = ClusterOptions::new(built);
     (options.config.snapshot_entries, options.config.snapshot_bytes) = (u64::MAX, usize::MAX);
-    let cluster = Cluster::start(&options).await?;
+    let cluster = Arc::new(Cluster::start(&options).await?);
     let mut costs = Vec::new();
     let mut length = 0;
     for (name, wanted) in [("10 thousand entries", SHORT), ("10 million entries", LONG)] {

@@ -1,64 +1,22 @@
 //! Snapshots of a large state while clients write.
 
-use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
-
-use async_trait::async_trait;
-use bytes::Bytes;
-use raft_core::state_machine::{Batch, MachineError, Note, SnapshotView, StateMachine};
 
 use super::{Findings, TroubleOptions, settings};
 use crate::backend::{Backends, Failure};
 use crate::cluster::ClusterOptions;
 use crate::load::{self, Pace, Target};
+use crate::machines::Ballast;
 
 const STATE_BYTES: usize = 64 << 20;
-
-/// A state that never changes, and whose view costs nothing.
-struct Large(Arc<Vec<u8>>);
-
-struct View(Arc<Vec<u8>>);
-
-impl SnapshotView for View {
-    fn write_to(self: Box<Self>, sink: &mut dyn std::io::Write) -> std::io::Result<()> {
-        sink.write_all(&self.0)
-    }
-}
-
-#[async_trait]
-impl StateMachine for Large {
-    async fn bookkeeping(&mut self) -> Result<Option<Vec<Note>>, MachineError> {
-        Ok(None)
-    }
-
-    async fn apply(&mut self, batch: Batch) -> Result<Vec<Bytes>, MachineError> {
-        Ok(vec![Bytes::new(); batch.commands.len()])
-    }
-
-    async fn query(&mut self, _: Bytes) -> Result<Bytes, MachineError> {
-        Ok(Bytes::new())
-    }
-
-    async fn snapshot(&mut self) -> Result<Box<dyn SnapshotView>, MachineError> {
-        Ok(Box::new(View(Arc::clone(&self.0))))
-    }
-
-    async fn restore(&mut self, source: &mut (dyn Read + Send)) -> Result<(), MachineError> {
-        let mut state = Vec::new();
-        source.read_to_end(&mut state).map_err(|e| MachineError::new(format!("cannot restore: {e}")))?;
-        self.0 = Arc::new(state);
-        Ok(())
-    }
-}
 
 pub(super) async fn run(
     backends: &Backends,
     options: &TroubleOptions,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Findings, Failure> {
-    let state = Arc::new(vec![7; STATE_BYTES]);
-    let backends = backends.clone().machine("large", move || Large(Arc::clone(&state)));
+    let backends = backends.clone().machine("large", || Ballast::of(STATE_BYTES));
     let built = backends.choose(&options.transport, &options.store, Some("large"))?;
     let mut findings = Findings::new(format!(
         "snapshot under load: {}, 3 nodes, {} clients, a state of {} MiB",

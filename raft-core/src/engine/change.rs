@@ -147,7 +147,7 @@ impl Engine {
         self.begin_change(None, now, Membership::give_up)
     }
 
-    fn begin_change(
+    pub(super) fn begin_change(
         &mut self,
         based_on: Option<Index>,
         now: Time,
@@ -174,7 +174,8 @@ impl Engine {
         if next == *membership {
             return Ok(index);
         }
-        if !self.answering_know(CHANGES_LEVEL) {
+        let plain = next.target.is_none() && next.suspended.is_empty();
+        if !plain && !self.answering_know(CHANGES_LEVEL) {
             return Err(ChangeError::NotKnown);
         }
         self.append_membership(next);
@@ -202,8 +203,10 @@ impl Engine {
     /// Appends a configuration, which is in force from now on.
     pub(super) fn append_membership(&mut self, membership: Membership) {
         let index = self.log.last_index() + 1;
+        let lease = self.membership().lease;
         self.events.push(Event::MembershipAppended { index, membership: Box::new(membership.clone()) });
         self.append_own([Payload::Membership(Box::new(membership))]);
+        self.change_lease(lease);
         self.follow_membership();
     }
 
@@ -536,6 +539,11 @@ pub enum ChangeError {
     /// A member that answers runs a version that knows no such changes: upgrade it first.
     #[error("a member runs a version that does not know how members are changed: upgrade it first")]
     NotKnown,
+    /// A member has not said since this node leads that it understands leases: it does not answer, or is to be upgraded first.
+    #[error(
+        "not every member is known to understand leases: all must answer, and run a version that knows them"
+    )]
+    LeaseNotKnown,
     /// A node that is to vote runs a version that cannot read what is in the log: upgrade it first.
     #[error(
         "node {node} runs a version that knows payloads up to level {level}, and there are some of level {needed} in the log: \

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::candidate::Candidate;
-use super::{Engine, Role};
+use super::{Engine, Role, Wait};
 use crate::progress::{Flow, Progress, SnapshotStage};
 use crate::types::{Index, Level, NodeId, Term, Time};
 
@@ -61,6 +61,8 @@ pub enum Finding {
         durable: Vec<(NodeId, Index)>,
         /// The first entry of the leader's term: only with it, what is older is committed.
         first_of_term: Index,
+        /// Members are being changed: a majority of the voters before and one of those after must hold them.
+        joint: bool,
     },
     /// A follower does not hold the leader's whole log.
     Lags {
@@ -83,6 +85,11 @@ pub enum Finding {
         durable: Index,
         /// Bytes handed to the state machine and not applied.
         backlog_bytes: usize,
+    },
+    /// The members are being changed, and that waits; only the leader knows for what.
+    Changing {
+        /// For what.
+        waits: Vec<Wait>,
     },
     /// A leader hands over, and may refuse proposals meanwhile.
     Transferring {
@@ -169,6 +176,10 @@ impl Engine {
             }
         }
         self.explain_progress(now, &mut findings);
+        let waits = self.change_status().map(|change| change.waits).unwrap_or_default();
+        if !waits.is_empty() {
+            findings.push(Finding::Changing { waits });
+        }
         if self.applied < self.commit {
             findings.push(Finding::Unapplied {
                 applied: self.applied,
@@ -239,6 +250,7 @@ impl Engine {
                 to: last,
                 durable: voters.map(|&node| (node, held(node))).collect(),
                 first_of_term: leader.first_index,
+                joint: !self.membership().outgoing.is_empty(),
             });
         }
         for (&node, peer) in &leader.progress {
@@ -315,13 +327,18 @@ impl fmt::Display for Finding {
             Self::DiskWrites { since } => {
                 write!(f, "A write to this node's disk has been on its way for {} ms.", since.as_millis())
             }
-            Self::Uncommitted { from, to, durable, first_of_term } => {
+            Self::Uncommitted { from, to, durable, first_of_term, joint } => {
                 let what = if from == to {
                     format!("Entry {from} is")
                 } else {
                     format!("Entries {from} to {to} are")
                 };
-                write!(f, "{what} not committed: a majority of the voters must hold as much durably; ")?;
+                let whose = if *joint {
+                    "a majority of the voters before the change of members and one of those after it"
+                } else {
+                    "a majority of the voters"
+                };
+                write!(f, "{what} not committed: {whose} must hold as much durably; ")?;
                 for (place, (node, index)) in durable.iter().enumerate() {
                     write!(f, "{}node {node} holds up to {index}", if place == 0 { "" } else { ", " })?;
                 }
@@ -345,11 +362,38 @@ impl fmt::Display for Finding {
                     write!(f, "the state machine has {backlog_bytes} bytes to apply.")
                 }
             }
+            Self::Changing { waits } => {
+                f.write_str("The change of members waits for ")?;
+                for (place, wait) in waits.iter().enumerate() {
+                    write!(f, "{}{wait}", if place == 0 { "" } else { "; for " })?;
+                }
+                f.write_str(".")
+            }
             Self::Transferring { to, until_in } => write!(
                 f,
                 "Leadership is being handed to node {to}, for {} ms at most; proposals may be refused meanwhile.",
                 until_in.as_millis()
             ),
+        }
+    }
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FirstCommit => f.write_str("the leader's first commit of its term"),
+            Self::Commit { index } => write!(f, "the commit of the configuration at {index}"),
+            Self::Identity { node } => write!(f, "node {node} to say which data folder it has"),
+            Self::Silent { node } => write!(f, "node {node}, which does not answer"),
+            Self::CatchUp { node, matched, goal, slow_rounds } => {
+                write!(f, "node {node} to catch up: it holds {matched} of {goal} entries")?;
+                if *slow_rounds > 0 { write!(f, ", too slowly in {slow_rounds} rounds") } else { Ok(()) }
+            }
+            Self::OlderVersion { node, level, needed } => write!(
+                f,
+                "node {node} to be upgraded: it knows payloads up to level {level}, and there are some of level {needed} in the log"
+            ),
+            Self::Transfer => f.write_str("leadership to be handed over"),
         }
     }
 }
@@ -373,13 +417,17 @@ impl fmt::Display for Lag {
                 write!(f, "it received up to {received}, which its disk has not got yet")
             }
             Self::WindowFull { appends, bytes } => {
-                write!(f, "{appends} appends with {bytes} bytes are on their way, as much as may be")
+                write!(f, "on its way to it: {}, {bytes} bytes, as much as may be", count_of(*appends))
             }
             Self::OnTheWay { appends, bytes } => {
-                write!(f, "on its way to it: {appends} appends, {bytes} bytes")
+                write!(f, "on its way to it: {}, {bytes} bytes", count_of(*appends))
             }
         }
     }
+}
+
+fn count_of(appends: usize) -> String {
+    if appends == 1 { "1 append".to_owned() } else { format!("{appends} appends") }
 }
 
 fn entries(count: u64) -> String {

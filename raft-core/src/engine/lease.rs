@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::planted::Planted;
-use super::{Engine, Role};
-use crate::membership::Lease;
+use super::{ChangeError, Engine, Role};
+use crate::membership::{Lease, Membership};
 use crate::message::AppendOutcome;
 use crate::progress::Progress;
 use crate::types::{Index, Time};
@@ -50,6 +50,12 @@ impl LeaderLease {
         self.given_up = true;
     }
 
+    /// What was confirmed until now rests on another lease than the one that is in force from now on.
+    fn begin_anew(&mut self) {
+        self.sent.clear();
+        self.from = None;
+    }
+
     fn note_sent(&mut self, round: u64, now: Time, lasts: Duration) {
         // A lease from so long ago would be over.
         while self.sent.pop_front_if(|(_, sent)| now >= sent.saturating_add(lasts)).is_some() {}
@@ -83,22 +89,64 @@ impl Engine {
         self.config.heartbeat_interval = heartbeat_interval.min(election_timeout / 2);
     }
 
+    /// The longest election timeout of a lease that this node may be held to: that of the latest configuration that it knows to be
+    /// committed, and of all after it. One that is not committed may be dropped again, and a leader that never had it goes by the one
+    /// before.
+    fn longest_promise(&self) -> Option<Duration> {
+        let (index, in_force) = self.log.membership()?;
+        if index <= self.commit || self.has(Planted::LeaseOfUncommitted) {
+            return in_force.lease.map(Lease::election_timeout);
+        }
+        let leases = self.log.memberships_from(self.commit).filter_map(|(_, membership)| membership.lease);
+        leases.map(Lease::election_timeout).max()
+    }
+
+    /// A leader's configuration with another lease, or none: from the moment it is in its log, before any follower can hold it, the leader
+    /// has no lease by the one before; and one by the new only when followers that hold it have answered a round sent since.
+    pub(super) fn change_lease(&mut self, before: Option<Lease>) {
+        let in_force = self.lease_in_force().map(|(_, lease)| lease);
+        let keeps = self.has(Planted::LeaseKeptOverChange);
+        if let Role::Leader(leader) = &mut self.role
+            && before != in_force
+            && !keeps
+        {
+            leader.lease.begin_anew();
+        }
+    }
+
+    /// Switches leases on or off in a running cluster, or changes what they rest on: by a configuration with the same members. The index of
+    /// the configuration; done when that is committed.
+    ///
+    /// # Errors
+    /// Nothing was begun.
+    pub fn set_lease(&mut self, lease: Option<Lease>, now: Time) -> Result<Index, ChangeError> {
+        let on = lease.is_some() && self.membership().lease.is_none();
+        let level = Membership { lease, ..Membership::default() }.level();
+        // Who does not know what a lease is could not even read the log.
+        if on && matches!(self.role, Role::Leader(_)) && !self.all_know(level) {
+            return Err(ChangeError::LeaseNotKnown);
+        }
+        self.begin_change(None, now, |membership| Membership { lease, ..membership.clone() })
+    }
+
     /// What was promised before the start is not known: as if the leader had been heard just now. Not where this node is alone and has led
     /// since it is, or always was: nobody else can lead then. Before, the leader that left office for it may still count on it.
     pub(super) fn promise_after_restart(&mut self, alone: bool) {
-        let Some((index, lease)) = self.lease_in_force() else { return };
+        let (Some(timeout), Some((index, _))) = (self.longest_promise(), self.log.membership()) else {
+            return;
+        };
         // In a later term only who holds the configuration can have led, and so only this node.
         let term = self.log.term(index).unwrap_or(self.log.base().term);
         let led_alone = index <= 1 || self.log.last().term > term;
         if !(alone && led_alone) {
-            self.promise.until_after_restart = self.now.saturating_add(lease.election_timeout());
+            self.promise.until_after_restart = self.now.saturating_add(timeout);
         }
     }
 
     /// The leader was heard.
     pub(super) fn promise_to_leader(&mut self) {
-        if let Some((_, lease)) = self.lease_in_force() {
-            self.promise.until = self.now.saturating_add(lease.election_timeout());
+        if let Some(timeout) = self.longest_promise() {
+            self.promise.until = self.promise.until.max(self.now.saturating_add(timeout));
         }
     }
 

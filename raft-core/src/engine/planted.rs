@@ -46,6 +46,10 @@ pub enum Planted {
     LeaseKeptAfterTimeoutNow,
     /// A lease begins when its round is answered, not when it was sent.
     LeaseFromAnswer,
+    /// A lease that was confirmed under one configuration lasts as long as the next one says.
+    LeaseKeptOverChange,
+    /// What a node promises rests on the latest configuration alone, though that may be dropped again.
+    LeaseOfUncommitted,
     /// Entries are applied before they are durable here.
     ApplyBeforeDisk,
     /// A late answer of an earlier term counts for this one.
@@ -113,6 +117,8 @@ impl Planted {
         Self::LeaseKeptOverRestart,
         Self::LeaseKeptAfterTimeoutNow,
         Self::LeaseFromAnswer,
+        Self::LeaseKeptOverChange,
+        Self::LeaseOfUncommitted,
         Self::ApplyBeforeDisk,
         Self::LateResponse,
         Self::WindowLeaked,

@@ -1,6 +1,7 @@
 //! What sessions need of the engine: log time, and the certainty that every member understands their entries.
 
 use super::{Engine, ProposeError, Role};
+use crate::progress::Progress;
 use crate::session::{SessionAction, SessionEntry};
 use crate::types::{Entry, EntryId, LEVEL, Level, NodeId, Payload, Time};
 
@@ -8,21 +9,24 @@ use crate::types::{Entry, EntryId, LEVEL, Level, NodeId, Payload, Time};
 pub const SESSIONS_LEVEL: Level = 2;
 
 impl Engine {
-    /// Whether payloads of `level` may be written: each other member has told this leader that it knows it, or there are such
-    /// payloads in what is applied already, so that each had told an earlier one. Whoever is to become a member must know it too.
+    /// Whether payloads of `level` may be written: each other member has told this leader that it knows it, or has been silent for an
+    /// election timeout, so that a dead one holds nobody up; or there are such payloads in what is applied already. Who turns out to
+    /// run an older version gets nothing that it cannot read ([`Wait::OlderVersion`](super::Wait::OlderVersion)), and whoever is to
+    /// become a member must know it too.
     pub fn all_know(&self, level: Level) -> bool {
         if level <= self.written_level {
             return true;
         }
         match &self.role {
             Role::Leader(leader) => {
-                level <= LEVEL && leader.progress.values().all(|peer| peer.level >= level)
+                let silent = |peer: &Progress| peer.level == 0 && !self.is_active(peer);
+                level <= LEVEL && leader.progress.values().all(|peer| peer.level >= level || silent(peer))
             }
             _ => false,
         }
     }
 
-    /// The same for those members that answer in this term. A change of the members must be possible where one is dead.
+    /// The same for those members that answer in this term, at once. A change of the members must be possible where one is dead.
     pub(super) fn answering_know(&self, level: Level) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let mut answering = leader.progress.values().filter(|peer| self.is_active(peer) && peer.matched > 0);

@@ -61,7 +61,8 @@ pub struct Membership {
     /// Members that did not hold what they had promised to hold: their disks went back in time. They count in no majority until
     /// they are taken in again with a new folder.
     pub suspended: BTreeSet<NodeId>,
-    /// What lease reads rest on; `None` where the cluster has none. Drawn up when the cluster is founded, and kept by each change.
+    /// What lease reads rest on; `None` where the cluster has none. Drawn up when the cluster is founded or by
+    /// [`Engine::set_lease`](crate::Engine::set_lease), and kept by each change of the members.
     pub lease: Option<Lease>,
 }
 
@@ -219,10 +220,13 @@ impl Membership {
 
 impl fmt::Display for Membership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { voters, outgoing, learners, suspended, target, .. } = self;
+        let Self { voters, outgoing, learners, suspended, target, lease, .. } = self;
         let sets =
             [("voters", voters), ("outgoing", outgoing), ("learners", learners), ("suspended", suspended)];
         write_sets(f, sets)?;
+        if let Some(lease) = lease {
+            write!(f, " lease({} ms drift {})", lease.election_timeout().as_millis(), lease.clock_drift_ppm)?;
+        }
         match target {
             Some(target) => write!(f, " -> {target}"),
             None => Ok(()),

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::error::RaftError;
 use crate::engine::{ChangeError, Engine};
-use crate::membership::Target;
+use crate::membership::{Lease, Target};
 use crate::types::{Index, NodeId, Term, Time};
 
 /// A caller's wish.
@@ -24,6 +24,8 @@ pub(crate) enum What {
     Become(Target, Option<Index>),
     /// Nothing more.
     GiveUp,
+    /// Leases that rest on this, or none.
+    Lease(Option<Lease>),
 }
 
 /// The most wishes that are open: far beyond what operators ask for, and each costs a look at every turn.
@@ -112,6 +114,7 @@ impl Open {
         let taken = match self.wish.what.clone() {
             What::Become(target, based_on) => engine.set_members(target, based_on, now),
             What::GiveUp => engine.give_up_change(now),
+            What::Lease(lease) => engine.set_lease(lease, now),
         };
         match taken {
             // Nothing to be done: what is wanted is in force already.

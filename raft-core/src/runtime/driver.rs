@@ -352,7 +352,10 @@ impl Driver {
 
     fn hand_over(&mut self, wish: Handover, now: Time) {
         let error = match self.parts.engine.transfer_leadership(wish.to, now) {
-            Ok(to) => return self.handovers.wait(wish, to, now),
+            Ok(to) => {
+                self.overloaded += u64::from(!self.handovers.wait(wish, to, now));
+                return;
+            }
             Err(TransferError::NotLeader { leader }) => self.not_leader(leader),
             Err(TransferError::Fatal) => RaftError::Fatal { reason: "the group has stopped".into() },
             Err(error) => RaftError::Transfer(error.to_string()),

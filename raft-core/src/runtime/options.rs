@@ -27,7 +27,8 @@ pub struct NodeOptions {
     /// The most bytes of calls that wait for the driver, each with a fixed cost beside its own bytes; beyond, a
     /// call gets `Overloaded`. Default: 64 MiB.
     pub max_queued_bytes: usize,
-    /// The most proposals open at once; beyond, a proposal gets `Overloaded`. Default: 262,144.
+    /// The most proposals open at once that are not handed to the state machine yet, where
+    /// [`max_apply_bytes`](Config::max_apply_bytes) bounds them; beyond, a proposal gets `Overloaded`. Default: 262,144.
     pub max_open_proposals: usize,
     /// The most bytes of received messages that wait for the driver; beyond, messages are dropped and counted, which
     /// the protocol repairs. Default: 64 MiB.

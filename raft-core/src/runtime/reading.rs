@@ -12,8 +12,8 @@ pub enum Consistency {
     #[default]
     Linearizable,
     /// The same, confirmed by the leader's lease where it has one, without asking anybody: right as long as no node's clock runs faster
-    /// or slower than true by more than [`Lease::clock_drift_ppm`](crate::Lease). Where there is no lease, as in a cluster that was
-    /// founded without them, it is a linearizable read.
+    /// or slower than true by more than [`Lease::clock_drift_ppm`](crate::Lease). Where there is no lease, as in a cluster in
+    /// which they are off, it is a linearizable read.
     Lease,
     /// This node's own state. It may be old.
     Stale {

@@ -18,7 +18,9 @@ use tokio::time::Instant;
 use super::members::{ChangeBody, ChangedBody};
 use super::membership::{NotChanged, members_of};
 use super::server::{Api, Respond, respond, respond_read};
-use super::{ErrorBody, ErrorCode, FORWARDED_HEADER, SessionBody, TIMEOUT_HEADER, TransferredBody};
+use super::{
+    ErrorBody, ErrorCode, FORWARDED_HEADER, LeaseBody, SessionBody, TIMEOUT_HEADER, TransferredBody,
+};
 use crate::client::{Backoff, CONNECT_TIMEOUT, read_body, with_serial};
 use crate::command::{Command, Query};
 
@@ -54,6 +56,8 @@ pub(super) enum Work {
     Change(ChangeBody),
     /// The change of the members that is under way is given up.
     GiveUpChange,
+    /// Lease reads are to rest on this, or there are to be none.
+    Lease(Option<LeaseBody>),
     /// The members, as the leader sees them.
     Members,
     Read(Query, Consistency),
@@ -165,6 +169,9 @@ impl Api {
             Work::GiveUpChange => {
                 changed(tokio::time::timeout_at(call.deadline, self.give_up_change()).await)
             }
+            Work::Lease(lease) => {
+                changed(tokio::time::timeout_at(call.deadline, self.set_lease(*lease)).await)
+            }
             Work::Members => Attempt::Done(respond(&members_of(&raft.status().borrow()))),
             Work::Read(query, consistency) => {
                 let deadline = call.deadline.min(Instant::now() + READ_ATTEMPT);
@@ -261,7 +268,7 @@ fn changed<E>(outcome: Result<Result<ChangedBody, NotChanged>, E>) -> Attempt {
         Ok(Err(NotChanged::Failed(error))) => refusal(&error),
         Err(_) => Attempt::Done(respond(&ErrorBody::new(
             ErrorCode::Unknown,
-            "the change of the members was not confirmed in time and may still happen",
+            "the change was not confirmed in time and may still happen",
         ))),
     }
 }

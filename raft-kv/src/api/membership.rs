@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use raft_core::engine::{ChangeStatus, Wait};
 use raft_core::types::Lineage;
-use raft_core::{Incarnation, Membership, NodeId, NodeInfo, RaftError, RaftStatus, Target};
+use raft_core::{Incarnation, Lease, Membership, NodeId, NodeInfo, RaftError, RaftStatus, Target};
 
 use super::members::{
     ChangeBody, ChangeStateBody, ChangedBody, MemberChange, MemberStateBody, MembersBody, WaitBody,
 };
 use super::server::{Api, members, snapshots};
-use super::{ErrorBody, ErrorCode, StatusBody, host_and_port};
+use super::{ErrorBody, ErrorCode, LeaseBody, StatusBody, host_and_port};
 use crate::client::read_body;
 
 /// How long a node that is to come in may take to answer.
@@ -69,6 +69,13 @@ impl Api {
         }
         let index = self.raft().give_up_change().await?;
         Ok(ChangedBody { index, changed: true })
+    }
+
+    /// Switches lease reads on or off, or changes what they rest on; only on the leader.
+    pub(super) async fn set_lease(&self, lease: Option<LeaseBody>) -> Result<ChangedBody, NotChanged> {
+        let before = self.raft().status().borrow().membership_index;
+        let index = self.raft().set_lease(lease.map(Lease::from)).await?;
+        Ok(ChangedBody { index, changed: index != before })
     }
 
     /// That a node that is to come in runs, and is who it should be: a wrong address would keep the change waiting for ever.
@@ -364,5 +371,21 @@ fn change_of(membership: &Membership, change: &ChangeStatus) -> ChangeStateBody 
         readmit: ids(&target.readmit),
         joint: change.joint,
         waits: change.waits.iter().map(wait).collect(),
+    }
+}
+
+impl From<Lease> for LeaseBody {
+    fn from(lease: Lease) -> Self {
+        Self {
+            election_timeout_ms: lease.election_timeout_micros / 1_000,
+            clock_drift_ppm: lease.clock_drift_ppm,
+        }
+    }
+}
+
+impl From<LeaseBody> for Lease {
+    fn from(body: LeaseBody) -> Self {
+        let election_timeout_micros = body.election_timeout_ms.saturating_mul(1_000);
+        Self { election_timeout_micros, clock_drift_ppm: body.clock_drift_ppm }
     }
 }

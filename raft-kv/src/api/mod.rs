@@ -254,6 +254,16 @@ pub struct TransferredBody {
     pub leader: u64,
 }
 
+/// The body of `PUT /lease`: what lease reads rest on; and what a node's status shows of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseBody {
+    /// The election timeout that all nodes keep to.
+    pub election_timeout_ms: u64,
+    /// How much faster or slower than true a node's clock may run, in parts of a million.
+    pub clock_drift_ppm: u32,
+}
+
 /// A member in a [`StatusBody`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberBody {
@@ -366,6 +376,9 @@ pub struct StatusBody {
     /// Whether a change of the members is under way.
     #[serde(default)]
     pub changing: bool,
+    /// What lease reads rest on; null where the cluster has none.
+    #[serde(default)]
+    pub lease: Option<LeaseBody>,
     /// The history of the cluster that the node belongs to; all zero before it belongs to one.
     #[serde(default)]
     pub lineage: String,

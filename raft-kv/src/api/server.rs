@@ -11,7 +11,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Extension, Router};
 use bytes::Bytes;
 use raft_core::message::Dismissal;
@@ -33,9 +33,10 @@ use super::metrics::Look;
 use super::room::{Deadline, RequestLimits, Room};
 use super::{
     APPLIED_HEADER, CREATE_REVISION_HEADER, DEFAULT_SCAN_LIMIT, DeletedBody, EntryIdBody, ErrorBody,
-    ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER, MemberBody,
-    NUMBER_HEADER, PageBody, SEEN_BELOW_HEADER, SESSION_HEADER, SessionBody, SnapshotProgressBody,
-    SnapshotsBody, StatusBody, TransferBody, TransferredBody, VERSION_HEADER, host_and_port,
+    ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, LeaseBody, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER,
+    MemberBody, NUMBER_HEADER, PageBody, SEEN_BELOW_HEADER, SESSION_HEADER, SessionBody,
+    SnapshotProgressBody, SnapshotsBody, StatusBody, TransferBody, TransferredBody, VERSION_HEADER,
+    host_and_port,
 };
 use crate::client::{CONNECT_TIMEOUT, http};
 use crate::command::{
@@ -152,6 +153,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/log/entries", get(log::entries))
         .route("/init", post(init))
         .route("/transfer", post(transfer))
+        .route("/lease", put(set_lease).delete(end_lease))
         .route("/members", get(list_members).post(change_members))
         .route("/members/cancel", post(give_up_change))
         .route("/backup", get(super::backup::backup))
@@ -165,7 +167,7 @@ pub fn router(api: Arc<Api>) -> Router {
             refuse(
                 ErrorCode::NotFound,
                 "no such path: see /kv/{key}, /kv, /status, /members, /metrics, /health, /livez, /readyz, /log/entries, /init, \
-                  /transfer, /backup, /sessions",
+                  /transfer, /lease, /backup, /sessions",
             )
         })
         .method_not_allowed_fallback(|| async {
@@ -452,6 +454,7 @@ async fn status(State(api): State<Arc<Api>>) -> Response {
         incarnation: local.peer.incarnation.to_string(),
         dismissed: status.dismissed.map(|dismissal| dismissal.as_str().to_owned()),
         changing: status.change.is_some(),
+        lease: status.membership.lease.map(LeaseBody::from),
         lineage: status.lineage.to_string(),
         findings: api.findings().await,
         snapshots: snapshots(&status),
@@ -561,6 +564,15 @@ async fn transfer(State(api): State<Arc<Api>>, asked: Asked, body: Bytes) -> Res
     let wanted = if body.is_empty() { Ok(TransferBody::default()) } else { parsed(&body) };
     let call = wanted.map(|TransferBody { to }| asked.call(Work::Transfer(to.map(NodeId)), body));
     carried_out(&api, call).await
+}
+
+async fn set_lease(State(api): State<Arc<Api>>, asked: Asked, body: Bytes) -> Response {
+    let call = parsed::<LeaseBody>(&body).map(|lease| asked.call(Work::Lease(Some(lease)), body));
+    carried_out(&api, call).await
+}
+
+async fn end_lease(State(api): State<Arc<Api>>, asked: Asked) -> Response {
+    api.carry_out(asked.call(Work::Lease(None), Bytes::new())).await
 }
 
 async fn list_members(

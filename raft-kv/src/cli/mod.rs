@@ -9,6 +9,7 @@ mod failure;
 mod get;
 mod init;
 mod join;
+mod lease;
 mod log;
 mod member;
 mod put;
@@ -76,6 +77,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Show and change who belongs to the cluster: add, remove, promote, demote, replace, readmit, move.
     Member(member::MemberArgs),
+    /// Switch lease reads on or off, or change what they rest on.
+    Lease(lease::LeaseArgs),
     /// Hand leadership to another node.
     Transfer(transfer::TransferArgs),
     /// Write the state of a running cluster into a file.
@@ -191,6 +194,7 @@ fn run(args: Vec<OsString>) -> Result<(), Failure> {
         Command::Scan(args) => on_one_core(scan::run(args, output)),
         Command::Status(args) => on_one_core(status::run(args, output)),
         Command::Member(args) => on_one_core(member::run(args, output)),
+        Command::Lease(args) => on_one_core(lease::run(args, output)),
         Command::Transfer(args) => on_one_core(transfer::run(args, output)),
         Command::Backup(args) => on_one_core(backup::run(args, output)),
         Command::Restore(args) => on_one_core(restore::run(args, output)),

@@ -3,12 +3,17 @@
 
 use quinn::{Connection, RecvStream};
 use raft_core::codec::wire;
-use raft_core::message::Message;
+use raft_core::membership::{Lease, Membership, NodeInfo};
+use raft_core::message::{
+    AppendOutcome, AppendResponse, Dismissal, Envelope, Message, ReadRequest, ReadResponse, ReadTicket,
+    TimeoutNow,
+};
+use raft_core::session::{SessionAction, SessionEntry, SessionId};
 use raft_core::transport::Transport;
 use raft_core::types::{Lineage, NodeId, Payload};
 use raft_transport_quic::DevCa;
 
-use crate::common::{CLUSTER, LINEAGE, Node, append, local, until, vote};
+use crate::common::{CLUSTER, LINEAGE, Node, append, local, peer, until, vote};
 use crate::stranger::{Impostor, RawHello, Stranger, good_papers};
 
 /// What node 3 of an older version and node 1 say to each other, in hexadecimal digits.
@@ -214,6 +219,150 @@ const VERSION_2: Older = Older {
     takes_snapshots: true,
 };
 
+/// The version with changes of members and with sessions, and neither reads on followers nor leases yet. What it has in common with the
+/// one before it says in the same bytes.
+const VERSION_3: Older = Older {
+    hello: concat!(
+        "52414654",                         // RAFT
+        "3c00",                             // 60 bytes follow
+        "01000300",                         // versions 1 to 3
+        "ed5e0000000000000000000000000000", // cluster
+        "0300000000000000",                 // node
+        "eb03000000000000",                 // incarnation
+        "0100000000000000",                 // boot
+        "0100000000000000",                 // to node 1
+        "6eea110000000000",                 // lineage
+    ),
+    answer: concat!(
+        "52414654",
+        "3c00",
+        "03000300",
+        "ed5e0000000000000000000000000000",
+        "0100000000000000",
+        "e903000000000000",
+        "0100000000000000",
+        "0300000000000000",
+        "6eea110000000000",
+    ),
+    ..VERSION_2
+};
+
+/// Node 3 says in version 3 that it knows payloads up to level 2.
+const LEVEL_IN_3: &str = concat!(
+    "540000008ce78f37",
+    "0100000000000000",
+    "0300000000000000",
+    "eb03000000000000",
+    "0100000000000000",
+    "e903000000000000",
+    "6eea110000000000", // lineage
+    "04",               // an answer to an append
+    "0100000000000000", // term
+    "0c00000000000000", // round
+    "00",               // accepted
+    "0600000000000000",
+    "0600000000000000",
+    "07", // priority
+    "02", // level
+);
+
+/// Node 1 sends in version 3 an entry that closes a session.
+const SESSION_IN_3: &str = concat!(
+    "8f00000036769f9e",
+    "0100000000000000",
+    "0100000000000000",
+    "e903000000000000",
+    "0300000000000000",
+    "eb03000000000000",
+    "6eea110000000000",
+    "03",
+    "0100000000000000",
+    "01000000000000000600000000000000",
+    "0000000000000000",
+    "0000000000000000",
+    "01000000",
+    "b90cc3e6",
+    "19000000",
+    "01000000000000000700000000000000",
+    "04",               // a session
+    "fa00000000000000", // milliseconds passed
+    "04",               // is closed
+    "0600000000000000fe00000000000000",
+);
+
+/// An append of one entry at 7, which closes a session.
+fn session() -> Envelope {
+    let session = SessionId { index: 6, mark: 0xfe };
+    let entry = SessionEntry { elapsed_ms: 250, action: SessionAction::Close { session } };
+    of_payload(Payload::Session(Box::new(entry)))
+}
+
+fn of_payload(payload: Payload) -> Envelope {
+    let mut envelope = append(1, 3, 7, 0);
+    let Message::AppendRequest(request) = &mut envelope.message else { panic!("is one") };
+    request.entries[0].payload = payload;
+    envelope
+}
+
+/// What came with later versions than the first, and with which.
+fn later() -> Vec<(u16, Envelope)> {
+    let of = |message| Envelope { message, ..vote(1, 3, 0) };
+    let lease = Some(Lease { election_timeout_micros: 500_000, clock_drift_ppm: 1_000 });
+    let info = NodeInfo { incarnation: peer(3).incarnation, ..NodeInfo::at("n3:1") };
+    let members = Membership::of_voters([(NodeId(3), info)].into());
+    let membership = |membership| of_payload(Payload::Membership(Box::new(membership)));
+    let suspended = Membership { suspended: [NodeId(3)].into(), lineage: LINEAGE, ..members.clone() };
+    let ticket = ReadTicket { boot: 5, number: 6 };
+    vec![
+        (2, membership(Membership { lineage: LINEAGE, ..members.clone() })),
+        (2, of(Message::TimeoutNow(TimeoutNow { term: 3, round: 12 }))),
+        (3, membership(suspended)),
+        (3, session()),
+        (3, of(Message::Dismissed { membership: 4, dismissal: Dismissal::Removed })),
+        (4, membership(Membership { lineage: LINEAGE, lease, ..members })),
+        (4, of(Message::ReadRequest(ReadRequest { term: 3, ticket, lease: false }))),
+        (4, of(Message::ReadResponse(ReadResponse { term: 3, ticket, index: 9 }))),
+    ]
+}
+
+/// The messages of a lane's next frames in `version`, up to one like `last`.
+async fn frames(version: u16, stream: &mut RecvStream, last: fn(&Message) -> bool) -> Vec<Message> {
+    let mut told = Vec::new();
+    while !told.last().is_some_and(last) {
+        let mut header = [0; wire::FRAME_HEADER_BYTES];
+        stream.read_exact(&mut header).await.unwrap();
+        let mut body = vec![0; wire::body_bytes(header).unwrap()];
+        stream.read_exact(&mut body).await.unwrap();
+        let envelopes = wire::decode_frame(version, header, body.into()).unwrap();
+        told.extend(envelopes.into_iter().map(|envelope| envelope.message));
+    }
+    told.pop();
+    told
+}
+
+/// A peer is told all that its version has words for, and nothing else, whatever is asked of the transport.
+async fn is_told_what_it_knows(version: u16, older: &Older) {
+    let ca = DevCa::new(CLUSTER).unwrap();
+    let one = Node::start(&ca, 1).await;
+    let old = Stranger::dial(good_papers(&ca, 3), &one.transport.address()).await.unwrap();
+    assert_eq!(old.hello(&bytes(older.hello)).await, Some(bytes(older.answer)));
+    until("it is a peer", || one.stats().connected == 1).await;
+    let [mut control, mut appends] =
+        told_by(&one, &old.connection, [older.our_control, older.our_append]).await;
+    let before = one.stats().dropped;
+    let later = later();
+    one.send(3, later.iter().map(|(_, envelope)| envelope.clone()).collect());
+    one.send(3, vec![vote(1, 3, 99), append(1, 3, 99, 2)]);
+    let mut told = frames(version, &mut control, |m| matches!(m, Message::VoteResponse(_))).await;
+    let marked = |m: &Message| matches!(m, Message::AppendRequest(append) if append.prev.index == 98);
+    told.extend(frames(version, &mut appends, marked).await);
+    let (known, unknown): (Vec<_>, Vec<_>) = later.into_iter().partition(|(since, _)| *since <= version);
+    assert_eq!(told.len(), known.len(), "{told:?}");
+    assert!(known.iter().all(|(_, envelope)| told.contains(&envelope.message)), "{told:?}");
+    assert_eq!(one.stats().dropped - before, unknown.len() as u64);
+    assert_eq!(old.connection.close_reason(), None);
+}
+
 fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
 }
@@ -231,7 +380,12 @@ async fn lane(connection: &Connection) -> (Vec<u8>, RecvStream) {
 
 /// Has `one` say something on each lane, which must be this.
 async fn told_by(one: &Node, peer: &Connection, expected: [&str; 2]) -> [RecvStream; 2] {
-    one.send(3, vec![vote(1, 3, 8), append(1, 3, 6, 2)]);
+    told(one, peer, append(1, 3, 6, 2), expected).await
+}
+
+/// The same with another append.
+async fn told(one: &Node, peer: &Connection, append: Envelope, expected: [&str; 2]) -> [RecvStream; 2] {
+    one.send(3, vec![vote(1, 3, 8), append]);
     let mut told = [lane(peer).await, lane(peer).await];
     told.sort_by_key(|(bytes, _)| bytes[0]);
     for ((told, _), expected) in told.iter().zip(expected) {
@@ -300,6 +454,38 @@ async fn a_peer_of_version_2_is_spoken_with_in_its_version() {
     let mut answer = bytes(VERSION_2.hello);
     answer[6] = 2;
     VERSION_2.is_dialed(answer).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_of_version_3_is_spoken_with_in_its_version() {
+    VERSION_3.dials().await;
+    let mut answer = bytes(VERSION_3.hello);
+    answer[6] = 3;
+    VERSION_3.is_dialed(answer).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_of_version_3_says_its_level_and_is_told_of_sessions() {
+    let ca = DevCa::new(CLUSTER).unwrap();
+    let one = Node::start(&ca, 1).await;
+    let old = Stranger::dial(good_papers(&ca, 3), &one.transport.address()).await.unwrap();
+    assert_eq!(old.hello(&bytes(VERSION_3.hello)).await, Some(bytes(VERSION_3.answer)));
+    let mut stream = old.connection.open_uni().await.unwrap();
+    stream.write_all(&[&[1], &bytes(LEVEL_IN_3)[..]].concat()).await.unwrap();
+    until("its answer is heard", || one.inbox.from(3).len() == 1).await;
+    let outcome = AppendOutcome::Accepted { matched: 6, received: 6 };
+    let answer = AppendResponse { term: 1, round: 12, outcome, priority: 7, level: 2 };
+    assert_eq!(one.inbox.from(3)[0].message, Message::AppendResponse(answer));
+    let of_session = format!("02{SESSION_IN_3}");
+    let _open = told(&one, &old.connection, session(), [VERSION_3.our_control, &of_session]).await;
+    assert_eq!((one.stats().malformed, one.stats().refused), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_peer_is_told_what_it_knows() {
+    for (version, older) in [(1, &VERSION_1), (2, &VERSION_2), (3, &VERSION_3)] {
+        is_told_what_it_knows(version, older).await;
+    }
 }
 
 /// What a newer peer says: another version beside ours, and more than we know.

@@ -86,8 +86,7 @@ pub(super) struct LoadArgs {
 impl LoadArgs {
     fn settings(&self) -> Result<Settings, Failure> {
         let pace = match (self.rate, self.clients) {
-            (Some(rate), _) if rate > 0.0 && rate.is_finite() => Pace::Open { rate },
-            (Some(_), _) => return Err("--rate must be above 0".into()),
+            (Some(rate), _) => Pace::Open { rate },
             (None, clients) => Pace::Closed { clients: clients.unwrap_or(64) },
         };
         match pace {
@@ -95,7 +94,7 @@ impl LoadArgs {
             Pace::Closed { clients } if clients > MAX_CLIENTS => {
                 return Err(format!("--clients must be at most {MAX_CLIENTS}").into());
             }
-            _ => {}
+            _ => pace.check()?,
         }
         let counts = [("--repeats", self.repeats), ("--max-open", self.max_open), ("--nodes", self.nodes)];
         if let Some((name, _)) = counts.iter().find(|(_, count)| *count == 0) {
@@ -243,17 +242,7 @@ async fn subjects(
     all: Vec<Built>,
     settings: &Settings,
 ) -> Result<Vec<Subject>, Failure> {
-    let report = |subject: String, nodes| Report {
-        subject: arguments.label.clone().unwrap_or(subject),
-        nodes,
-        pace: settings.pace.name(),
-        payload_bytes: settings.payload_bytes,
-        warm_up_seconds: settings.warm_up.as_secs_f64(),
-        seconds: settings.measure.as_secs_f64(),
-        floor: None,
-        limit: None,
-        runs: Vec::new(),
-    };
+    let report = |subject, nodes| Report::new(arguments.label.clone().unwrap_or(subject), nodes, settings);
     if !arguments.kv.is_empty() {
         let (target, nodes) = Target::kv(&arguments.kv, &arguments.pids, arguments.keys).await?;
         let report = report("raft-kv".to_owned(), nodes);

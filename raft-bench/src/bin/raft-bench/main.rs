@@ -30,7 +30,8 @@ struct Cli {
 enum Command {
     /// Load a cluster in this process, or a running raft-kv, and tell how it bore it.
     Load(Box<LoadArgs>),
-    /// Tell what changed between two files of `load --json`. Exit code 1 where something is worse than noise and limit allow.
+    /// Tell what changed between two files of `load --json`. Exit code 1 where something is worse than noise and limit allow, 2 where it
+    /// cannot be told.
     Compare(CompareArgs),
     /// See what a cluster does under trouble.
     Trouble(TroubleArgs),

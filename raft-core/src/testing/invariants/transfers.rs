@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Broken, View};
 use crate::engine::RoleName;
+use crate::membership::Lease;
 use crate::message::{Envelope, Message};
 use crate::testing::node::Node;
 use crate::types::{EntryId, NodeId, Term, Time};
@@ -19,6 +20,7 @@ struct UnderWay {
     term: Term,
     run: u64,
     deadline: Time,
+    latest: Time,
     /// The leader's last entry when it told another to take over.
     told: Option<EntryId>,
 }
@@ -29,12 +31,15 @@ impl Transfers {
             self.under_way.remove(&view.node);
             return Ok(());
         };
-        let fresh = UnderWay { term: view.term, run: view.run, deadline, told: None };
-        let before = self.under_way.entry(view.node).or_insert(fresh);
+        // A lease sets the election timeout, and another lease may have come since the transfer began.
+        let timeout = view.membership.lease.map_or(timeout, Lease::election_timeout);
+        let fresh =
+            || UnderWay { term: view.term, run: view.run, deadline, latest: view.now + timeout, told: None };
+        let before = self.under_way.entry(view.node).or_insert_with(fresh);
         if (before.term, before.run, before.deadline) != (view.term, view.run, deadline) {
-            *before = UnderWay { term: view.term, run: view.run, deadline, told: None };
+            *before = fresh();
         }
-        let latest = view.now + timeout;
+        let latest = before.latest;
         if view.role != RoleName::Leader || view.now >= deadline || deadline > latest {
             return Err(Broken::new(
                 "a transfer ends with the role, and after an election timeout",

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::stage::{DiskMode, Link, Stage, Traffic, Transfer};
 use crate::config::Config;
 use crate::engine::{ProposeError, ReadError, SnapshotOutcome};
-use crate::membership::{NodeInfo, Target};
+use crate::membership::{Lease, NodeInfo, Target};
 use crate::message::{AppendOutcome, AppendRequest, AppendResponse, Envelope, Message, TimeoutNow};
 use crate::session::{Serial, SessionAction, SessionId, SessionLimits};
 use crate::testing::cluster::Cluster;
@@ -60,6 +60,7 @@ pub(super) fn run(line: &str, stage: &mut Stage) -> Result<(), String> {
         "copy" => copy(words, stage),
         "put_back" => put_back(words, stage),
         "members" => members(words, stage),
+        "lease" => lease(words, stage),
         "give_up" => give_up(node(words, 0)?, stage),
         "membership" => membership(words, stage),
         "recover" => recover(node(words, 0)?, stage),
@@ -573,6 +574,28 @@ fn members(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
     }
     let engine = stage.cluster()?.nodes[place].engine_mut().ok_or("the node does not run")?;
     if let Err(refused) = engine.set_members(target, based_on, now) {
+        stage.print(format!("{id} refuses: {refused}"));
+    }
+    stage.pump(id).map(drop)
+}
+
+/// `lease 1 timeout 500 drift 1000`, `lease 1 off`: node 1 is asked for leases of an election timeout in milliseconds and a bound on the
+/// drift of clocks in parts of a million, or for none.
+fn lease(words: Words<'_>, stage: &mut Stage) -> Result<(), String> {
+    let id = node(words, 0)?;
+    let wrong = || "lease 1 timeout 500 drift 1000, or lease 1 off".to_owned();
+    let lease = match words[1..] {
+        ["off"] => None,
+        ["timeout", timeout, "drift", drift] => Some(Lease {
+            election_timeout_micros: 1_000 * timeout.parse::<u64>().map_err(|_| wrong())?,
+            clock_drift_ppm: drift.parse().map_err(|_| wrong())?,
+        }),
+        _ => return Err(wrong()),
+    };
+    let place = stage.place(id)?;
+    let now = stage.clock(id);
+    let engine = stage.cluster()?.nodes[place].engine_mut().ok_or("the node does not run")?;
+    if let Err(refused) = engine.set_lease(lease, now) {
         stage.print(format!("{id} refuses: {refused}"));
     }
     stage.pump(id).map(drop)

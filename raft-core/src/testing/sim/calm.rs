@@ -84,7 +84,11 @@ impl World {
         let slowest = 4 * self.settings.disk_max + 20 * self.settings.delay_max + self.settings.apply_max;
         // With the smallest limits, every entry takes a way there and back, a write and a turn of the applier for itself.
         let each = 3 * (self.settings.disk_max + self.settings.delay_max) + self.settings.apply_max;
-        let entries = self.cluster.nodes.iter().map(|node| node.disk.ahead().last_index()).max().unwrap_or(0);
+        // A leader's log in memory may be far ahead of its own disk.
+        let entries = self.cluster.nodes.iter().map(|node| {
+            node.disk.ahead().last_index().max(node.engine().map_or(0, |engine| engine.status().last.index))
+        });
+        let entries = entries.max().unwrap_or(0);
         let patience = PATIENCE_TIMEOUTS * (self.election_timeout() + slowest) + entries * each + 2_000_000;
         let recovered = self.until(patience, Self::is_recovered)?;
         if !recovered {

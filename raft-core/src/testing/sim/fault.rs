@@ -78,6 +78,8 @@ faults! {
     Bridge "bridge" => nemesis.bridge;
     /// Leadership is handed over.
     Transfer "transfer" => nemesis.transfer;
+    /// Leases are switched on and off.
+    Lease "lease" => nemesis.lease;
     /// A leader with a lease is deposed unheard.
     Rival "rival" => nemesis.rival;
     /// A disk hangs.

@@ -2,6 +2,7 @@
 
 use super::world::{Event, World};
 use crate::engine::{Engine, RoleName};
+use crate::membership::Lease;
 use crate::testing::invariants::Broken;
 use crate::types::NodeId;
 
@@ -23,7 +24,7 @@ impl World {
         }
         let weights = self.settings.nemesis;
         let size = self.settings.size;
-        let faults: [(u64, Fault); 18] = [
+        let faults: [(u64, Fault); 19] = [
             (weights.crash, Self::crash_one),
             (weights.crash_all, Self::crash_all),
             (weights.rolling_restart, Self::rolling_restart),
@@ -35,6 +36,7 @@ impl World {
             (weights.ring, Self::ring),
             (weights.bridge, Self::bridge),
             (weights.transfer, Self::transfer),
+            (weights.lease, Self::change_lease),
             (weights.rival, Self::raise_rival),
             (weights.stall, Self::stall),
             (weights.heal, Self::heal),
@@ -92,7 +94,7 @@ impl World {
     /// A clock that jumps on a follower breaks what leases rest on: it is a drift beyond any bound. On a leader it only ends its lease.
     fn clock_jump(&mut self, node: usize) -> Result<(), Broken> {
         let role = self.cluster.nodes[node].engine().map(Engine::role);
-        if self.settings.config.lease().is_some() && role != Some(RoleName::Leader) {
+        if self.settings.leases && role != Some(RoleName::Leader) {
             return self.pause(node);
         }
         let longest = 4 * self.election_timeout();
@@ -174,6 +176,31 @@ impl World {
             self.cluster.nodes[node].engine_mut().map(|engine| engine.transfer_leadership(named, now));
         let name = if matches!(asked, Some(Ok(_))) { "transfer" } else { "transfer refused" };
         self.nemesis_did(name, &[node]);
+        self.pump(node)
+    }
+
+    /// Asks whoever leads, or one of those who think so, for other leases or none.
+    fn change_lease(&mut self, first: usize) -> Result<(), Broken> {
+        let size = self.settings.size;
+        let leads = |node: &usize| {
+            self.cluster.nodes[*node].engine().is_some_and(|engine| engine.role() == RoleName::Leader)
+        };
+        let Some(node) = (0..size).map(|step| (first + step) % size).find(leads) else { return Ok(()) };
+        let timeout = self.election_timeout();
+        let lasts = self.random.chance(700_000).then(|| timeout / 2 + self.random.below(2 * timeout));
+        self.ask_for_lease(node, lasts)
+    }
+
+    /// Asks a leader for leases that rest on an election timeout, or for none.
+    pub(super) fn ask_for_lease(&mut self, node: usize, micros: Option<u64>) -> Result<(), Broken> {
+        let drift = self.settings.clock_drift as u32;
+        let lease = micros.map(|micros| Lease { election_timeout_micros: micros, clock_drift_ppm: drift });
+        let now = self.local_time(node);
+        let asked = self.cluster.nodes[node].engine_mut().map(|engine| engine.set_lease(lease, now));
+        self.nemesis_did(
+            if matches!(asked, Some(Ok(_))) { "lease changed" } else { "lease not changed" },
+            &[node],
+        );
         self.pump(node)
     }
 

@@ -26,6 +26,8 @@ enum Way {
     Forgotten,
     /// What voters promised has run out, but the leader is answered only now.
     SlowAnswers,
+    /// What voters promised has run out, but the leader was told that it would last longer.
+    Longer,
 }
 
 impl World {
@@ -36,10 +38,12 @@ impl World {
             return Ok(());
         };
         let timeout = self.election_timeout();
-        let way = match self.random.below(3) {
+        let ways = if self.settings.nemesis.lease > 0 { 5 } else { 3 };
+        let way = match self.random.below(ways) {
             0 => Way::Transfer,
             1 => Way::Forgotten,
-            _ => Way::SlowAnswers,
+            2 => Way::SlowAnswers,
+            _ => Way::Longer,
         };
         if way == Way::SlowAnswers {
             let by = self.random.between(timeout / 2, timeout);
@@ -85,6 +89,9 @@ impl World {
                 let _refused = engine.transfer_leadership(Some(to), now);
             }
             self.pump(leader)?;
+        }
+        if way == Way::Longer {
+            self.ask_for_lease(leader, Some(4 * timeout))?;
         }
         let others = (0..self.settings.size).filter(|&other| other != leader);
         for other in others.clone() {

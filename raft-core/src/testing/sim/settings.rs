@@ -75,6 +75,8 @@ pub struct Settings {
     pub padding_max: u64,
     /// A client reads at any node, not only at the one that it takes for the leader.
     pub read_anywhere: u64,
+    /// The cluster has leases, or may come to have them: clocks keep to their bound.
+    pub leases: bool,
     /// A read is content with a lease.
     pub read_by_lease: u64,
     /// How long an applied batch takes at most.
@@ -111,6 +113,8 @@ pub struct NemesisWeights {
     pub bridge: u64,
     /// An operator asks for a transfer of leadership.
     pub transfer: u64,
+    /// An operator switches leases on or off, or changes how long they last.
+    pub lease: u64,
     /// A leader with a lease is kept from another node until that one wants to lead, and then from all.
     pub rival: u64,
     /// A disk finishes nothing for several election timeouts.
@@ -177,6 +181,7 @@ impl Settings {
                 ring: sometimes(random, &[1, 4]),
                 bridge: sometimes(random, &[1, 4]),
                 transfer: sometimes(random, &[4, 20]),
+                lease: 0,
                 rival: 0,
                 stall: sometimes(random, &[1, 6]),
                 snapshot: 0,
@@ -195,6 +200,7 @@ impl Settings {
             patience: pick(random, &[200_000, 2_000_000]),
             padding_max: pick(random, &[0, 32, 400]),
             read_anywhere: 0,
+            leases: false,
             read_by_lease: 0,
             apply_max: pick(random, &[10, 2_000, 50_000]),
             snapshot_max: 0,
@@ -256,7 +262,11 @@ impl Settings {
     pub(super) fn draw_reads(&mut self, random: &mut Random) {
         self.read_anywhere = pick(random, &[0, 200_000, 700_000]);
         if random.chance(600_000) {
-            self.config.lease_clock_drift_ppm = u32::try_from(self.clock_drift).ok();
+            self.leases = true;
+            self.nemesis.lease = pick(random, &[0, 20, 80]);
+            if self.nemesis.lease == 0 || random.chance(700_000) {
+                self.config.lease_clock_drift_ppm = u32::try_from(self.clock_drift).ok();
+            }
             self.read_by_lease = pick(random, &[200_000, 600_000, 1_000_000]);
             self.nemesis.rival = pick(random, &[0, 20, 80, 320]);
             if self.nemesis.rival > 0 && !(1..300_000).contains(&self.nemesis_pause) {

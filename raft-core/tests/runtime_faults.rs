@@ -279,6 +279,8 @@ async fn a_machine_that_hangs_holds_up_neither_the_protocol_nor_its_callers() {
     }
     assert_eq!(within(node.read(Bytes::new())).await, Err(RaftError::Unknown));
     assert_eq!(within(node.query_local(Bytes::new())).await, Err(RaftError::Unknown));
+    let mut seen = node.status();
+    within(seen.wait_for(|status| status.counters.expired == 22)).await.expect("each is counted");
     let status = within(node.wait_for(|status| status.commit == 22)).await.unwrap();
     assert!(status.applied < 22, "{status:?}");
 

@@ -4,13 +4,17 @@
 
 mod cluster;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cluster::{Cluster, Words, hint, options, within};
-use raft_core::engine::{Status, Wait};
-use raft_core::mem::MemLogStore;
-use raft_core::message::Dismissal;
-use raft_core::{Membership, NodeId, NodeInfo, Raft, RaftError, Target};
+use async_trait::async_trait;
+use cluster::{Cluster, Words, hint, members, options, within};
+use raft_core::engine::{RoleName, Status, Wait};
+use raft_core::mem::{ChannelNetwork, ChannelTransport, MemLogStore};
+use raft_core::message::{Dismissal, Envelope};
+use raft_core::transport::{Inbox, LocalNode, SnapshotStream, TransportError};
+use raft_core::{Membership, NodeId, NodeInfo, Raft, RaftError, SnapshotPlace, Target, Transport};
 
 fn info(id: u64) -> NodeInfo {
     NodeInfo { client_address: format!("client:{id}"), ..NodeInfo::at(format!("mem:{id}")) }
@@ -252,4 +256,117 @@ async fn a_node_with_an_old_roster_follows_a_leader_that_was_taken_in_again() {
     cluster.holds(away, &["a"]).await;
     becomes(&cluster, away, "voters(1 2 3 4 5)").await;
     assert_eq!(cluster.leader().await, wiped);
+}
+
+/// Proposes, on the only member that leads, an intent that it cannot commit, and waits until it is in its log.
+async fn open_intent(node: &Raft<Words>) -> tokio::task::JoinHandle<Result<u64, RaftError>> {
+    let intent = tokio::spawn({
+        let node = node.clone();
+        async move { node.change_members(|target| target.learner(9, info(9))).await }
+    });
+    within(node.wait_for(|status| status.membership.nodes.contains_key(&NodeId(9)))).await.unwrap();
+    intent
+}
+
+#[tokio::test]
+async fn of_an_intent_that_a_snapshot_stands_in_for_nobody_knows() {
+    let with_snapshots = |id: u64| {
+        let mut options = options(id);
+        options.snapshots = SnapshotPlace::memory(1 << 20);
+        (options.config.keep_entries, options.config.keep_bytes, options.config.keep_live_bytes) = (0, 0, 0);
+        // Time alone answers nobody here.
+        options.proposal_timeout = Duration::from_secs(120);
+        options
+    };
+    let cluster = Cluster::blank(with_snapshots).await;
+    within(cluster.nodes[&1].bootstrap(members())).await.unwrap();
+    assert_eq!(cluster.propose("a").await, 1);
+    let old = cluster.leader().await;
+    cluster.isolate(old);
+    let intent = open_intent(&cluster.nodes[&old]).await;
+    let appended = cluster.nodes[&old].status().borrow().last.index;
+    // The others go on, far beyond the place of the intent, and keep nothing but a snapshot.
+    let others: Vec<u64> = (1..=3).filter(|&id| id != old).collect();
+    let next = within(async {
+        loop {
+            let leads = |id: &u64| cluster.nodes[id].status().borrow().role == RoleName::Leader;
+            match others.iter().copied().find(leads) {
+                Some(id) => return id,
+                None => tokio::time::sleep(Duration::from_millis(2)).await,
+            }
+        }
+    })
+    .await;
+    for n in 0..5 {
+        cluster.propose_to(next, &n.to_string()).await;
+    }
+    within(cluster.nodes[&next].snapshot()).await.unwrap();
+    status(&cluster.nodes[&next], |status| status.base.index > appended).await;
+    assert!(!intent.is_finished());
+    others.iter().for_each(|&other| cluster.network.heal(old, other));
+    assert_eq!(within(intent).await.unwrap(), Err(RaftError::Unknown), "it might have been committed");
+    assert!(cluster.nodes[&old].status().borrow().base.index > appended, "a snapshot was installed");
+}
+
+/// A transport that panics when told to, on the driver's task.
+struct Trapped {
+    inner: ChannelTransport,
+    armed: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Transport for Trapped {
+    async fn start(&self, local: LocalNode, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
+        self.inner.start(local, inbox).await
+    }
+
+    fn address(&self) -> String {
+        self.inner.address()
+    }
+
+    fn connect(&self, peer: NodeId, address: &str) {
+        self.inner.connect(peer, address);
+    }
+
+    fn disconnect(&self, peer: NodeId) {
+        self.inner.disconnect(peer);
+    }
+
+    fn send(&self, to: NodeId, batch: Vec<Envelope>) {
+        assert!(!self.armed.load(Ordering::SeqCst), "asked to panic");
+        self.inner.send(to, batch);
+    }
+
+    async fn open_snapshot(&self, to: NodeId) -> Result<Box<dyn SnapshotStream>, TransportError> {
+        self.inner.open_snapshot(to).await
+    }
+
+    async fn stop(&self) {
+        self.inner.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn of_an_intent_whose_node_breaks_down_nobody_knows() {
+    let network = ChannelNetwork::new();
+    let armed = Arc::new(AtomicBool::new(false));
+    let start = async |id: u64| {
+        let transport = Trapped { inner: network.transport(id), armed: Arc::clone(&armed) };
+        let mut options = options(id);
+        options.config.check_quorum = false;
+        Raft::start(options, MemLogStore::new(), transport, Words::default()).await.unwrap()
+    };
+    let nodes = [start(1).await, start(2).await];
+    within(nodes[0].bootstrap([(1, "mem:1"), (2, "mem:2")])).await.unwrap();
+    within(nodes[0].wait_for(|status| status.leader.is_some())).await.unwrap();
+    let leads = |node: &&Raft<Words>| node.status().borrow().role == RoleName::Leader;
+    let leader = nodes.iter().find(leads).unwrap();
+    status(leader, |status| status.commit == status.last.index).await;
+    network.cut(1, 2);
+    let intent = open_intent(leader).await;
+    armed.store(true, Ordering::SeqCst);
+    let outcome = within(intent).await.unwrap();
+    assert_eq!(outcome, Err(RaftError::Unknown), "the intent is in the log, and may be sent from there");
+    // What comes later was surely not taken.
+    assert!(leader.change_members(|target| target).await.unwrap_err().is_refused());
 }

@@ -7,6 +7,7 @@ mod stock;
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,11 +18,14 @@ use raft_core::client::ClientOptions;
 use raft_core::engine::RoleName;
 use raft_core::mem::{ChannelNetwork, MemLogStore};
 use raft_core::session::{Serial, SessionError, SessionId};
+use raft_core::session_table::SessionTable;
 use raft_core::state_machine::{Batch, MachineError, Note, SnapshotView};
 use raft_core::{
-    Client, ClientError, NodeId, NodeOptions, Raft, RaftError, RawRaft, SnapshotPlace, StateMachine,
+    Client, ClientError, GroupId, LogStore, NodeId, NodeInfo, NodeOptions, Raft, RaftError, RawRaft,
+    SnapshotPlace, StateMachine,
 };
 use stock::{Controls, Disk, Stock, put};
+use tokio::task::JoinSet;
 
 fn serial(session: SessionId, number: u64) -> Serial {
     Serial { session, number, seen_below: 0 }
@@ -41,13 +45,18 @@ async fn open(cluster: &Cluster) -> SessionId {
     .await
 }
 
-/// Sends one command of a session to each node, and again until one has answered it.
+/// Sends one command of a session to all nodes at once, and twice to each, and again until one has answered it.
 async fn send_to_all(cluster: &Cluster, serial: Serial, word: &str) -> usize {
     within(async {
         loop {
+            let mut sent = JoinSet::new();
+            for node in cluster.nodes.values().flat_map(|node| [node, node]) {
+                let (node, word) = (node.clone(), word.to_owned());
+                sent.spawn(async move { node.propose_in(serial, &word).await });
+            }
             let mut answers = Vec::new();
-            for node in cluster.nodes.values() {
-                match node.propose_in(serial, &word.to_owned()).await {
+            for outcome in sent.join_all().await {
+                match outcome {
                     Ok(answer) => answers.push(answer),
                     Err(RaftError::Unknown) => {}
                     Err(error) => assert!(error.is_refused(), "{error}"),
@@ -178,7 +187,7 @@ async fn a_client_is_told_what_its_session_does_not_allow() {
 async fn a_durable_machine_keeps_the_sessions_in_its_own_transaction() {
     let network = ChannelNetwork::new();
     let (store, disk, controls) =
-        (MemLogStore::new(), Arc::<std::sync::Mutex<Disk>>::default(), Arc::<Controls>::default());
+        (MemLogStore::new(), Arc::<Mutex<Disk>>::default(), Arc::<Controls>::default());
     let start = async || {
         let machine = Stock::durable(&controls, &disk);
         let options = options(1);
@@ -196,14 +205,10 @@ async fn a_durable_machine_keeps_the_sessions_in_its_own_transaction() {
     let first = within(node.propose_in(serial(session, 0), put("a", "1"))).await.unwrap();
     within(node.propose(put("b", "1"))).await.unwrap();
     within(node.shutdown()).await;
-    let applied = controls.applied.load(std::sync::atomic::Ordering::SeqCst);
+    let applied = controls.applied.load(Ordering::SeqCst);
     let node = start().await;
     assert_eq!(within(node.propose_in(serial(session, 0), put("a", "1"))).await.unwrap(), first);
-    assert_eq!(
-        controls.applied.load(std::sync::atomic::Ordering::SeqCst),
-        applied,
-        "nothing is applied again"
-    );
+    assert_eq!(controls.applied.load(Ordering::SeqCst), applied, "nothing is applied again");
     within(node.close_session(session)).await.unwrap();
     within(node.shutdown()).await;
     assert_eq!(disk.lock().unwrap().notes.len(), 1, "only where the machine is");
@@ -315,6 +320,149 @@ async fn a_crash_around_any_transaction_of_a_durable_machine_repeats_and_loses_n
         let expected: Vec<Bytes> = (0..5).map(command).collect();
         assert_eq!(ledger.kept.lock().unwrap().applied, expected, "after a crash with {before} applied");
     }
+}
+
+#[tokio::test]
+async fn attempts_in_one_batch_get_the_same_answer() {
+    let node = alone(|_| {}).await;
+    let session = node.open_session().await.unwrap();
+    let (first, second) = ("first".to_owned(), "second".to_owned());
+    // Nothing lets the driver in between: one turn of it takes them all.
+    let answers = within(async {
+        tokio::join!(
+            node.propose_in(serial(session, 0), &first),
+            node.propose_in(serial(session, 1), &second),
+            node.propose_in(serial(session, 0), &first),
+            node.propose_in(serial(session, 1), &second),
+        )
+    })
+    .await;
+    assert_eq!(answers, (Ok(1), Ok(2), Ok(1), Ok(2)));
+    assert_eq!(node.query_local(&()).await.unwrap(), [first, second]);
+}
+
+/// Copies of a node's disks, as a crash at this moment leaves them.
+fn crash_image(store: &MemLogStore, disk: &Arc<Mutex<Disk>>) -> (MemLogStore, Arc<Mutex<Disk>>) {
+    // The log's first: what the machine has is at least as new.
+    let store = store.fork();
+    (store, Arc::new(Mutex::new(disk.lock().unwrap().clone())))
+}
+
+/// Where a durable machine is, as it noted.
+fn noted(disk: &Arc<Mutex<Disk>>) -> u64 {
+    let notes = disk.lock().unwrap().notes.clone().into_iter();
+    let notes = notes.map(|(key, value)| Note { key, value: Some(value) });
+    SessionTable::from_notes(notes).unwrap().1.index
+}
+
+#[tokio::test]
+async fn a_durable_machine_that_is_ahead_of_the_log_after_a_crash_repeats_nothing() {
+    let (store, disk) = (MemLogStore::new(), Arc::<Mutex<Disk>>::default());
+    let start = async |store: &MemLogStore, disk: &Arc<Mutex<Disk>>| {
+        let controls = Arc::<Controls>::default();
+        let (network, machine) = (ChannelNetwork::new(), Stock::durable(&controls, disk));
+        let node = RawRaft::start(options(1), store.clone(), network.transport(1), machine).await.unwrap();
+        within(node.bootstrap([(1, "mem:1")])).await.unwrap();
+        within(
+            node.wait_for(|status| status.role == RoleName::Leader && status.applied == status.last.index),
+        )
+        .await
+        .unwrap();
+        (node, controls)
+    };
+    let (node, controls) = start(&store, &disk).await;
+    let session = within(node.open_session()).await.unwrap();
+    let first = within(node.propose_in(serial(session, 0), put("a", "1"))).await.unwrap();
+    assert_eq!(controls.applied.load(Ordering::SeqCst), 1);
+    let (store, disk) = crash_image(&store, &disk);
+    let known = store.load(GroupId::default()).await.unwrap().hard_state.commit;
+    assert!(known < noted(&disk), "the log knows of {known}, the machine is at {}", noted(&disk));
+    drop(node);
+    // Twice: the second start finds what the first one left.
+    for _ in 0..2 {
+        let (node, controls) = start(&store, &disk).await;
+        assert_eq!(within(node.propose_in(serial(session, 0), put("a", "1"))).await, Ok(first.clone()));
+        assert_eq!(controls.applied.load(Ordering::SeqCst), 0, "it was applied before the crash");
+        within(node.shutdown()).await;
+    }
+    let (node, controls) = start(&store, &disk).await;
+    let second = within(node.propose_in(serial(session, 1), put("b", "2"))).await.unwrap();
+    assert_eq!(
+        (second, controls.applied.load(Ordering::SeqCst)),
+        (Bytes::copy_from_slice(&2_u64.to_le_bytes()), 1)
+    );
+}
+
+#[tokio::test]
+async fn a_snapshot_brings_the_sessions_into_a_durable_machine() {
+    let network = ChannelNetwork::new();
+    let places: Vec<SnapshotPlace> = (0..4).map(|_| SnapshotPlace::memory(1 << 20)).collect();
+    let stores: Vec<MemLogStore> = (0..4).map(|_| MemLogStore::new()).collect();
+    let disks: Vec<Arc<Mutex<Disk>>> = (0..4).map(|_| Arc::default()).collect();
+    let start = async |network: &ChannelNetwork, id: u64, store: &MemLogStore, disk: &Arc<Mutex<Disk>>| {
+        let controls = Arc::<Controls>::default();
+        let mut options = options(id);
+        options.snapshots = places[id as usize].clone();
+        (options.config.keep_entries, options.config.keep_bytes, options.config.keep_live_bytes) = (0, 0, 0);
+        let machine = Stock::durable(&controls, disk);
+        let node = RawRaft::start(options, store.clone(), network.transport(id), machine).await.unwrap();
+        (node, controls)
+    };
+    let (one, _) = start(&network, 1, &stores[1], &disks[1]).await;
+    let (two, _) = start(&network, 2, &stores[2], &disks[2]).await;
+    within(one.bootstrap([(1, "mem:1"), (2, "mem:2")])).await.unwrap();
+    let leader = within(one.wait_for(|status| status.leader.is_some())).await.unwrap().leader.unwrap();
+    let leader = if leader == NodeId(1) { &one } else { &two };
+    within(leader.wait_for(|status| status.role == RoleName::Leader && status.commit == status.last.index))
+        .await
+        .unwrap();
+    let session = within(leader.open_session()).await.unwrap();
+    let first = within(leader.propose_in(serial(session, 0), put("a", "1"))).await.unwrap();
+    within(leader.propose(put("b", "1"))).await.unwrap();
+    within(leader.snapshot()).await.unwrap();
+    within(leader.wait_for(|status| status.base.index > 0)).await.unwrap();
+    // The third node comes to that, and there is nothing but the snapshot to bring it there.
+    let (three, controls) = start(&network, 3, &stores[3], &disks[3]).await;
+    within(leader.change_members(|target| target.voter(3, NodeInfo::at("mem:3")))).await.unwrap();
+    within(three.wait_for(|status| status.membership.to_string() == "voters(1 2 3)" && status.applied > 0))
+        .await
+        .unwrap();
+    assert_eq!(controls.restores.load(Ordering::SeqCst), 1, "it came by snapshot");
+    let wants = NodeId(3);
+    within(async {
+        while three.status().borrow().role != RoleName::Leader {
+            for node in [&one, &two] {
+                let _refused = node.transfer_leadership(Some(wants)).await;
+            }
+        }
+    })
+    .await;
+    let again = within(three.propose_in(serial(session, 0), put("a", "1"))).await;
+    assert_eq!(again, Ok(first.clone()), "its first answer, of another node");
+    assert_eq!(controls.applied.load(Ordering::SeqCst), 0, "the snapshot holds what it did");
+    // It crashes; its machine goes on from its own disk.
+    let (store, disk) = crash_image(&stores[3], &disks[3]);
+    for node in [three, one, two] {
+        within(node.shutdown()).await;
+    }
+    let network = ChannelNetwork::new();
+    let (one, _) = start(&network, 1, &stores[1], &disks[1]).await;
+    let (three, controls) = start(&network, 3, &store, &disk).await;
+    let again = within(async {
+        loop {
+            match three.propose_in(serial(session, 0), put("a", "1")).await {
+                Ok(answer) => return answer,
+                Err(error) if error.is_refused() => {
+                    let _refused = one.transfer_leadership(Some(wants)).await;
+                }
+                Err(error) => assert_eq!(error, RaftError::Unknown),
+            }
+        }
+    })
+    .await;
+    assert_eq!(again, first, "after a crash, too");
+    let counted = (controls.applied.load(Ordering::SeqCst), controls.restores.load(Ordering::SeqCst));
+    assert_eq!(counted, (0, 0), "neither applied nor restored again");
 }
 
 #[tokio::test]

@@ -458,20 +458,25 @@ impl Client {
         loop {
             let node = if stale { self.nodes[0].clone() } else { self.choose() };
             let target = if stale { "/backup?stale=true" } else { "/backup" };
-            let asked = self.http.get(format!("http://{node}{target}")).send();
+            let asked = async {
+                let response = self.http.get(format!("http://{node}{target}")).send().await?;
+                self.learn_leader(response.headers());
+                if response.status().is_success() {
+                    return Ok(Ok(response));
+                }
+                let (status, headers) = (response.status(), HeaderMap::new());
+                let body = read_body(response).await?;
+                Ok(Err(error_of(&Answer { status, headers, body }, true)))
+            };
             let left = deadline.saturating_duration_since(Instant::now());
             let refused = match tokio::time::timeout(left, asked).await {
-                Ok(Ok(response)) => {
-                    self.learn_leader(response.headers());
-                    if response.status().is_success() {
-                        let left = response.content_length().ok_or_else(strange)?;
-                        return Ok(Backup { response, left });
-                    }
-                    let (status, headers) = (response.status(), HeaderMap::new());
-                    let body = read_body(response).await.unwrap_or_default();
-                    error_of(&Answer { status, headers, body }, true)
+                Ok(Ok(Ok(response))) => {
+                    let left = response.content_length().ok_or_else(strange)?;
+                    return Ok(Backup { response, left });
                 }
+                Ok(Ok(Err(refused))) => refused,
                 Ok(Err(error)) => {
+                    let error: reqwest::Error = error;
                     let message = format!("cannot reach the node at {node}: {}", cause(&error));
                     ClientError::refused(ErrorCode::Unavailable, message)
                 }
@@ -512,7 +517,11 @@ impl Client {
 
     /// The session that is open; opens one where there is none. Who opens one holds up the others meanwhile.
     async fn session_until(&self, deadline: Instant) -> Result<Session, ClientError> {
-        let _opening = self.opening.lock().await;
+        let opening = tokio::time::timeout_at(deadline.into(), self.opening.lock()).await;
+        let _opening = opening.map_err(|_| {
+            let message = "no session was opened in time: the change was not sent";
+            ClientError::refused(ErrorCode::Unavailable, message)
+        })?;
         if let Some(session) = &*lock(&self.session) {
             return Ok(Arc::clone(session));
         }
@@ -845,4 +854,20 @@ fn cause(error: &reqwest::Error) -> String {
         inner = source;
     }
     inner.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_a_session_waits_until_the_deadline_and_no_longer() {
+        let client = Client::new(&["127.0.0.1:1".to_owned()]).map(Client::with_session).expect("an address");
+        let _opening = client.opening.lock().await;
+        let deadline = Instant::now() + Duration::from_millis(50);
+        let waiting = tokio::time::timeout(Duration::from_secs(60), client.session_until(deadline));
+        let refused = waiting.await.expect("it ends").map(drop).expect_err("nobody opens one");
+        assert_eq!(refused.code(), Some(ErrorCode::Unavailable));
+        assert!(Instant::now() >= deadline);
+    }
 }

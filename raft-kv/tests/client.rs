@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use raft_kv::api::ErrorCode;
 use raft_kv::client::{Client, ClientError};
 use raft_kv::command::Expected;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 /// The answers that are left, the last of them for ever, and what was asked.
@@ -82,4 +83,22 @@ async fn what_is_to_happen_once_does_not_happen_without_a_session() {
     let asked = script.lock().unwrap().asked.clone();
     assert!(asked.len() > 1, "asked again until the time was up");
     assert!(asked.iter().all(|asked| asked == "POST /sessions"), "{asked:?}");
+}
+
+#[tokio::test]
+async fn half_an_answer_to_a_backup_is_not_waited_for_beyond_the_deadline() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let mut connections = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _request = stream.read(&mut [0; 1024]).await;
+            let half = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 100\r\n\r\n{\"error\":";
+            stream.write_all(half.as_bytes()).await.unwrap();
+            connections.push(stream);
+        }
+    });
+    let client = Client::new(&[address]).unwrap().with_timeout(Duration::from_millis(500));
+    let backup = tokio::time::timeout(Duration::from_secs(60), client.backup(false)).await.expect("it ends");
+    assert_eq!(backup.unwrap_err().code(), Some(ErrorCode::Unavailable));
 }

@@ -49,16 +49,16 @@ pub(super) enum Job {
 }
 
 impl Job {
-    /// Gives up whose time is over.
-    fn expire(&mut self, now: Instant) {
+    /// Gives up whose time is over. Returns how many.
+    fn expire(&mut self, now: Instant) -> usize {
         match self {
             Self::Apply { waiters, expires, .. } if expires.is_some_and(|e| e <= now) => {
-                give_up_waiters(waiters);
+                give_up_waiters(waiters)
             }
             Self::Read { reads, .. } if reads.expires <= now => {
-                Reads { queries: std::mem::take(&mut reads.queries), ..*reads }.give_up();
+                Reads { queries: std::mem::take(&mut reads.queries), ..*reads }.give_up()
             }
-            _ => {}
+            _ => 0,
         }
     }
 }
@@ -70,10 +70,13 @@ pub(super) struct Reads {
 }
 
 impl Reads {
-    fn give_up(self) {
+    /// Returns how many there were.
+    fn give_up(self) -> usize {
+        let count = self.queries.len();
         for query in self.queries {
             query.fail(&RaftError::Unknown);
         }
+        count
     }
 }
 
@@ -128,7 +131,7 @@ impl Applier {
             if let Ok(open) = tokio::time::timeout_at(expires, taken).await {
                 return open;
             }
-            give_up_reads(&mut self.reads, Instant::now());
+            self.mailbox.count_expired(give_up_reads(&mut self.reads, Instant::now()));
         }
     }
 
@@ -187,11 +190,9 @@ impl Applier {
         let machine = &self.machine;
         let apply = pin!(async move { machine.lock().await.apply(batch).await });
         let sweep = |now| {
-            if expires.is_some_and(|expires| expires <= now) {
-                give_up_waiters(&mut waiters);
-            }
+            if expires.is_some_and(|expires| expires <= now) { give_up_waiters(&mut waiters) } else { 0 }
         };
-        let replies = attend(apply, &self.jobs, &mut self.reads, later, sweep).await?;
+        let replies = attend(apply, &self.mailbox, &self.jobs, &mut self.reads, later, sweep).await?;
         let replies = replies.map_err(|error| error.to_string())?;
         if replies.len() != count {
             return Err(format!("it gave {} replies to {count} commands", replies.len()));
@@ -244,7 +245,7 @@ impl Applier {
                 snapshot.map_err(|e| format!("the snapshot of {last} cannot be read back: {e}"))?;
             restore(machine, snapshot).await
         });
-        let mut sessions = attend(work, &self.jobs, &mut self.reads, later, |_| {}).await??;
+        let mut sessions = attend(work, &self.mailbox, &self.jobs, &mut self.reads, later, |_| 0).await??;
         drop(restoring);
         if self.keeps_notes {
             sessions.watch();
@@ -273,14 +274,15 @@ impl Applier {
     }
 }
 
-/// Waits for the machine, and meanwhile gives up callers whose time is over: those that `sweep` sees to, those of reads, and
-/// those of jobs that come later or wait in the queue.
+/// Waits for the machine, and meanwhile gives up callers whose time is over: those that `sweep` sees to and counts, those of reads,
+/// and those of jobs that come later or wait in the queue.
 async fn attend<T>(
     mut work: impl Future<Output = T> + Unpin,
+    mailbox: &Mailbox,
     queue: &Queue<Job>,
     reads: &mut BTreeMap<Index, Vec<Reads>>,
     later: &mut [Job],
-    mut sweep: impl FnMut(Instant),
+    mut sweep: impl FnMut(Instant) -> usize,
 ) -> Result<T, String> {
     // A machine in memory is done at the first poll: no timer for it.
     if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(poll_guarded(&mut work, cx))).await {
@@ -292,10 +294,10 @@ async fn attend<T>(
             return done;
         }
         let now = Instant::now();
-        sweep(now);
-        give_up_reads(reads, now);
-        later.iter_mut().for_each(|job| job.expire(now));
-        queue.visit(|job| job.expire(now));
+        let mut expired = sweep(now) + give_up_reads(reads, now);
+        expired += later.iter_mut().map(|job| job.expire(now)).sum::<usize>();
+        queue.visit(|job| expired += job.expire(now));
+        mailbox.count_expired(expired);
     }
 }
 
@@ -305,18 +307,21 @@ fn at<T>(list: &mut Peekable<impl Iterator<Item = (Index, T)>>, index: Index) ->
     list.next_if(|(at, _)| *at == index).map(|(_, found)| found)
 }
 
-/// Tells those whose time is over that the outcome is not known.
-fn give_up_reads(reads: &mut BTreeMap<Index, Vec<Reads>>, now: Instant) {
+/// Tells those whose time is over that the outcome is not known. Returns how many.
+fn give_up_reads(reads: &mut BTreeMap<Index, Vec<Reads>>, now: Instant) -> usize {
+    let mut count = 0;
     for waiting in reads.values_mut() {
-        for over in waiting.extract_if(.., |reads| reads.expires <= now) {
-            over.give_up();
-        }
+        count += waiting.extract_if(.., |reads| reads.expires <= now).map(Reads::give_up).sum::<usize>();
     }
     reads.retain(|_, waiting| !waiting.is_empty());
+    count
 }
 
-fn give_up_waiters(waiters: &mut Vec<Waiters>) {
+fn give_up_waiters(waiters: &mut Vec<Waiters>) -> usize {
+    let mut count = 0;
     for caller in waiters.drain(..).flat_map(|waiting| waiting.replies) {
         let _gone = caller.send(Err(RaftError::Unknown));
+        count += 1;
     }
+    count
 }

@@ -43,31 +43,36 @@ struct Open {
 }
 
 impl Changes {
-    /// Takes a wish; beyond the limit its caller hears so at once.
-    pub(super) fn add(&mut self, wish: Wish, now: Time) {
+    /// Takes a wish; beyond the limit its caller hears so at once, and this is false.
+    pub(super) fn add(&mut self, wish: Wish, now: Time) -> bool {
         if self.0.len() >= MAX_OPEN {
             let _gone = wish.reply.send(Err(RaftError::Overloaded));
-            return;
+            return false;
         }
         let until = now.saturating_add(wish.patience);
         self.0.push(Open { wish, until, appended: None });
+        true
     }
 
     /// Hands wishes to the engine and answers those that came to an end. `not_leader` makes the error of a node that does not lead.
+    /// Returns how many were given up because their time was over.
     pub(super) fn settle(
         &mut self,
         engine: &mut Engine,
         now: Time,
         not_leader: impl Fn(&Engine, Option<NodeId>) -> RaftError,
-    ) {
+    ) -> u64 {
+        let mut expired = 0;
         for mut open in std::mem::take(&mut self.0) {
             match open.outcome(engine, now, &not_leader) {
                 Some(outcome) => {
+                    expired += u64::from(outcome == Err(RaftError::Unknown) && now >= open.until);
                     let _gone = open.wish.reply.send(outcome);
                 }
                 None => self.0.push(open),
             }
         }
+        expired
     }
 
     /// When to settle at the latest.
@@ -96,13 +101,15 @@ impl Open {
         not_leader: impl Fn(&Engine, Option<NodeId>) -> RaftError,
     ) -> Option<Result<Index, RaftError>> {
         if let Some((term, index)) = self.appended {
-            let kept = engine.term_at(index) == Some(term);
-            return match engine.commit() >= index {
-                true if kept => Some(Ok(index)),
-                true => Some(Err(RaftError::NotCommitted)),
-                false if now >= self.until => Some(Err(RaftError::Unknown)),
-                false => None,
-            };
+            if engine.commit() < index {
+                return (now >= self.until).then_some(Err(RaftError::Unknown));
+            }
+            return Some(match engine.term_at(index) {
+                Some(committed) if committed == term => Ok(index),
+                Some(_) => Err(RaftError::NotCommitted),
+                // A snapshot stands in for the entry: nobody can tell what it was.
+                None => Err(RaftError::Unknown),
+            });
         }
         let taken = match self.wish.what.clone() {
             What::Become(target, based_on) => engine.set_members(target, based_on, now),

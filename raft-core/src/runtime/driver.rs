@@ -255,7 +255,7 @@ impl Driver {
             self.hand_over(handover, now);
         }
         for wish in inputs.wishes.drain(..) {
-            self.changes.add(wish, now);
+            self.overloaded += u64::from(!self.changes.add(wish, now));
         }
         if !inputs.commands.is_empty() {
             // As many places as this time, so that they need not grow step by step.
@@ -352,7 +352,10 @@ impl Driver {
 
     fn hand_over(&mut self, wish: Handover, now: Time) {
         let error = match self.parts.engine.transfer_leadership(wish.to, now) {
-            Ok(to) => return self.handovers.wait(wish, to, now),
+            Ok(to) => {
+                self.overloaded += u64::from(!self.handovers.wait(wish, to, now));
+                return;
+            }
             Err(TransferError::NotLeader { leader }) => self.not_leader(leader),
             Err(TransferError::Fatal) => RaftError::Fatal { reason: "the group has stopped".into() },
             Err(error) => RaftError::Transfer(error.to_string()),
@@ -505,7 +508,7 @@ impl Driver {
 
     fn settle_changes(&mut self, now: Time) {
         if !self.changes.is_empty() {
-            self.changes.settle(&mut self.parts.engine, now, not_leader);
+            self.expired += self.changes.settle(&mut self.parts.engine, now, not_leader);
         }
     }
 
@@ -728,7 +731,7 @@ fn count(refused: &BTreeMap<Refusal, u64>, overloaded: u64, expired: u64, mailbo
         refused: refused.clone(),
         dropped_messages: mailbox.dropped.load(Ordering::Relaxed),
         overloaded: overloaded + mailbox.overloaded.load(Ordering::Relaxed),
-        expired,
+        expired: expired + mailbox.expired.load(Ordering::Relaxed),
     }
 }
 

@@ -32,16 +32,17 @@ struct Waiting {
 }
 
 impl Handovers {
-    /// Waits for the transfer to `to`, which has begun; beyond the limit the caller hears at once that it does not wait. So many wait only
+    /// Waits for the transfer to `to`, which has begun; beyond the limit the caller hears at once that it does not wait, and this is false. So many wait only
     /// for a transfer that others had begun.
-    pub(super) fn wait(&mut self, wish: Handover, to: NodeId, now: Time) {
+    pub(super) fn wait(&mut self, wish: Handover, to: NodeId, now: Time) -> bool {
         let Handover { to: named, patience, reply } = wish;
         if self.0.len() >= MAX_OPEN {
             let _gone = reply.send(Err(RaftError::Overloaded));
-            return;
+            return false;
         }
         let until = now.saturating_add(patience);
         self.0.push(Waiting { to, named: named.is_some(), until, reply });
+        true
     }
 
     /// Answers those whose transfer has ended.

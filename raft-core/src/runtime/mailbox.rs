@@ -148,8 +148,10 @@ pub(crate) struct Mailbox {
     pub(crate) sessions_used: AtomicBool,
     /// Messages dropped for want of room.
     pub(crate) dropped: AtomicU64,
-    /// Calls refused for want of room.
+    /// Calls refused for want of room before the driver saw them.
     pub(crate) overloaded: AtomicU64,
+    /// Calls that the applier gave up because their time was over.
+    pub(crate) expired: AtomicU64,
 }
 
 impl Mailbox {
@@ -162,6 +164,7 @@ impl Mailbox {
             sessions_used: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
             overloaded: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
         }
     }
 
@@ -270,6 +273,20 @@ impl Mailbox {
         wake(state);
     }
 
+    /// Counts a call that was refused for want of room elsewhere. The status is to show it, even where nothing else happens.
+    pub(crate) fn count_overloaded(&self) {
+        self.overloaded.fetch_add(1, Ordering::Relaxed);
+        self.nudge();
+    }
+
+    /// Counts calls that the applier has given up.
+    pub(crate) fn count_expired(&self, calls: usize) {
+        if calls > 0 {
+            self.expired.fetch_add(calls as u64, Ordering::Relaxed);
+            self.nudge();
+        }
+    }
+
     /// Asks the driver to end; calls are refused from now on.
     pub(crate) fn shut_down(&self) {
         let mut state = lock(&self.state);
@@ -360,14 +377,12 @@ impl Gauge {
     }
 
     /// Room for one more question; given back when the permit is dropped.
-    pub(crate) fn admit(self: &Arc<Self>, bytes: usize) -> Result<Permit, RaftError> {
+    pub(crate) fn admit(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
         let permit = Permit { gauge: Arc::clone(self), bytes };
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         let total = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if count >= self.max_count || total.saturating_add(bytes) > self.max_bytes {
-            return Err(RaftError::Overloaded);
-        }
-        Ok(permit)
+        let full = count >= self.max_count || total.saturating_add(bytes) > self.max_bytes;
+        (!full).then_some(permit)
     }
 }
 

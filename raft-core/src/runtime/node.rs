@@ -211,7 +211,10 @@ impl Node {
         bytes: Bytes,
         consistency: Consistency,
     ) -> Result<Reading<Bytes>, RaftError> {
-        let permit = self.gauge.admit(Entry::OVERHEAD_BYTES + bytes.len())?;
+        let Some(permit) = self.gauge.admit(Entry::OVERHEAD_BYTES + bytes.len()) else {
+            self.mailbox.count_overloaded();
+            return Err(RaftError::Overloaded);
+        };
         let (reply, answer) = oneshot::channel();
         let query = Query { bytes, consistency, until: None, reply, permit };
         if consistency == (Consistency::Stale { max_age: None }) {
@@ -319,7 +322,8 @@ impl Node {
     pub(crate) async fn change(&self, what: What) -> Result<Index, RaftError> {
         let (reply, answer) = oneshot::channel();
         self.mailbox.change(Wish { what, patience: self.timeout, reply })?;
-        answer.await.unwrap_or_else(|_| Err(self.ended()))
+        // Whoever ends without a word may have appended the intent.
+        answer.await.unwrap_or(Err(RaftError::Unknown))
     }
 
     /// Waits until the status is as wanted.

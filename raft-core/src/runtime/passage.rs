@@ -118,3 +118,51 @@ impl Settling {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::{Serial, SessionId, SessionLimits};
+
+    fn entry(index: Index, action: SessionAction) -> Entry {
+        let entry = SessionEntry { elapsed_ms: 0, action };
+        Entry { id: EntryId::new(1, index), payload: Payload::Session(Box::new(entry)) }
+    }
+
+    fn command(index: Index, session: SessionId, number: u64) -> Entry {
+        let serial = Serial { session, number, seen_below: 0 };
+        entry(index, SessionAction::Command { serial, command: Bytes::from(number.to_string()) })
+    }
+
+    #[test]
+    fn a_number_that_comes_twice_in_a_batch_is_applied_once_and_answered_alike() {
+        let session = SessionId { index: 1, mark: 7 };
+        for keeps_notes in [false, true] {
+            let mut table = SessionTable::default();
+            table.watch();
+            let table = Arc::new(Mutex::new(table));
+            let mut passage = Passage::new(Arc::clone(&table));
+            passage.push(vec![
+                entry(1, SessionAction::Open { mark: 7, limits: SessionLimits::default() }),
+                command(2, session, 0),
+                command(3, session, 1),
+                command(4, session, 0),
+                command(5, session, 1),
+                command(6, session, 0),
+            ]);
+            let commands: Vec<Index> =
+                passage.take_commands().iter().map(|command| command.id.index).collect();
+            assert_eq!(commands, [2, 3], "each number is applied once");
+            let settling = Settling::new(passage);
+            let replies = ["first", "second"].map(Bytes::from);
+            if keeps_notes {
+                assert!(!settling.bookkeeping().notes(&replies).is_empty());
+            }
+            let answers = settling.end(&replies, keeps_notes).unwrap();
+            let opened = Bytes::copy_from_slice(&session.to_bytes());
+            let expected =
+                [opened, "first".into(), "second".into(), "first".into(), "second".into(), "first".into()];
+            assert_eq!(answers, (1..).zip(expected.map(Ok)).collect::<Vec<_>>());
+        }
+    }
+}

@@ -75,9 +75,10 @@ pub struct Counters {
     pub refused: BTreeMap<Refusal, u64>,
     /// Received messages dropped for want of room.
     pub dropped_messages: u64,
-    /// Calls answered with `Overloaded`.
+    /// Calls answered with `Overloaded`: proposals, session calls, reads, and wishes for other members or for a transfer.
     pub overloaded: u64,
-    /// Calls given up because their time was over.
+    /// Calls answered with `Unknown` because their time was over, wherever they waited: for a leader's round, for the commit, or for the
+    /// state machine.
     pub expired: u64,
 }
 

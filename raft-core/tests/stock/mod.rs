@@ -82,7 +82,7 @@ pub(crate) struct Stock {
 }
 
 /// The disk of a durable machine: its state and the library's notes.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Disk {
     keys: Arc<BTreeMap<String, Bytes>>,
     pub(crate) notes: BTreeMap<Bytes, Bytes>,

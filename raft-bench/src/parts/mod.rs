@@ -31,6 +31,7 @@ fn measure(backends: &Backends, invocation: &Invocation) -> Result<(), Failure> 
     let times = |warm_up, measurement| (Duration::from_millis(warm_up), Duration::from_millis(measurement));
     let mut criterion = invocation.criterion(times(300, 1_000), times(1_000, 4_000));
     engine::measure(&mut criterion)?;
+    election::campaign(&mut criterion)?;
     codec::measure(&mut criterion)?;
     for store in &backends.stores {
         log_store::measure(&mut criterion, store)?;

@@ -23,7 +23,7 @@ const PROBE_TIME: Duration = Duration::from_millis(100);
 /// What disturbs the machine for a while does not disturb all rounds: the best of their medians counts.
 const ROUNDS: usize = 3;
 
-/// What is written to see how fast the disk takes many bytes.
+/// What is written, or sent, to see how fast disk and loopback take many bytes.
 const BULK_BYTES: usize = 64 << 20;
 
 /// The machine's own costs: the best of the medians of several rounds.
@@ -37,6 +37,8 @@ pub struct Floor {
     pub sync: [(usize, Duration); 3],
     /// Bytes a second of a large write with one `fdatasync` at its end.
     pub disk_bytes_per_second: f64,
+    /// Bytes a second over one TCP connection on loopback.
+    pub wire_bytes_per_second: f64,
     /// Processors that may be used.
     pub processors: usize,
 }
@@ -53,6 +55,7 @@ impl Floor {
             round_trip: Duration::MAX,
             sync: [1, 3, 5].map(|writers| (writers, Duration::MAX)),
             disk_bytes_per_second: 0.0,
+            wire_bytes_per_second: 0.0,
             processors: thread::available_parallelism().map_or(1, usize::from),
         };
         for _ in 0..ROUNDS {
@@ -63,6 +66,7 @@ impl Floor {
             best.hop = hop()?.min(best.hop);
             best.round_trip = round_trip()?.min(best.round_trip);
             best.disk_bytes_per_second = bulk(folder.path())?.max(best.disk_bytes_per_second);
+            best.wire_bytes_per_second = bulk_sent()?.max(best.wire_bytes_per_second);
         }
         // One file alone cannot need longer than with others beside it: where it was seen to, something else was in its way.
         for fewer in (0..best.sync.len() - 1).rev() {
@@ -82,8 +86,9 @@ impl Floor {
             let files = if writers == 1 { "1 file".to_owned() } else { format!("{writers} files at once") };
             facts.push((format!("{MESSAGE_BYTES} B and fdatasync, {files}"), us(taken)));
         }
-        let rate = format!("{:.0} MB/s", self.disk_bytes_per_second / 1e6);
-        facts.push(("a large write and fdatasync".to_owned(), rate));
+        let rate = |bytes: f64| format!("{:.0} MB/s", bytes / 1e6);
+        facts.push(("a large write and fdatasync".to_owned(), rate(self.disk_bytes_per_second)));
+        facts.push(("many bytes over TCP".to_owned(), rate(self.wire_bytes_per_second)));
         facts
     }
 
@@ -100,9 +105,15 @@ impl Floor {
         enough.or(self.sync.last()).map_or(Duration::ZERO, |&(_, taken)| taken)
     }
 
-    /// What bounds a result from above.
+    /// The share of the processors that so much of their time in so long is.
+    pub fn busy(&self, used: Duration, within: Duration) -> f64 {
+        used.as_secs_f64() / (within.as_secs_f64() * self.processors as f64)
+    }
+
+    /// What bounds a result from above, whatever the program is like. How much of the processors it takes is no such bound: a program
+    /// that wastes them would come out nearer to its limit.
     pub fn limit(&self, case: &Case<'_>) -> Limit {
-        let Case { built, nodes, clients, payload_bytes, cpu_per_operation } = *case;
+        let Case { built, nodes, clients, payload_bytes } = *case;
         // The leader's own write runs beside the round trip and the follower's, so one of each is the least.
         let there_and_back = match built.transport.wire {
             _ if nodes == 1 => self.hop,
@@ -123,8 +134,8 @@ impl Floor {
         if built.kept() == Kept::Durable {
             lower(self.disk_bytes_per_second / (nodes * payload_bytes) as f64, Bound::Disk);
         }
-        if let Some(cpu) = cpu_per_operation.filter(|cpu| !cpu.is_zero()) {
-            lower(self.processors as f64 / cpu.as_secs_f64(), Bound::Processor);
+        if built.transport.wire == Wire::Socket && nodes > 1 {
+            lower(self.wire_bytes_per_second / ((nodes - 1) * payload_bytes) as f64, Bound::Network);
         }
         limit
     }
@@ -151,8 +162,6 @@ pub struct Case<'a> {
     pub clients: usize,
     /// The size of a command.
     pub payload_bytes: usize,
-    /// Processor time an operation, of all nodes and clients, where it was measured.
-    pub cpu_per_operation: Option<Duration>,
 }
 
 /// No result of the kind can be above it.
@@ -171,8 +180,8 @@ pub enum Bound {
     Latency,
     /// The bytes that all nodes write to the one disk.
     Disk,
-    /// The processor time that an operation was seen to take, on all processors at once.
-    Processor,
+    /// The bytes that the leader sends to the others over one interface.
+    Network,
 }
 
 impl fmt::Display for Bound {
@@ -180,7 +189,7 @@ impl fmt::Display for Bound {
         f.pad(match self {
             Self::Latency => "latency",
             Self::Disk => "disk",
-            Self::Processor => "processor",
+            Self::Network => "network",
         })
     }
 }
@@ -234,6 +243,23 @@ fn bulk(folder: &Path) -> io::Result<f64> {
     }
     file.sync_data()?;
     Ok(BULK_BYTES as f64 / start.elapsed().as_secs_f64())
+}
+
+fn bulk_sent() -> io::Result<f64> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    thread::scope(|scope| {
+        let taker = scope.spawn(move || io::copy(&mut listener.accept()?.0, &mut io::sink()));
+        let mut stream = TcpStream::connect(address)?;
+        let piece = vec![7; 1 << 20];
+        let start = Instant::now();
+        for _ in 0..BULK_BYTES / piece.len() {
+            stream.write_all(&piece)?;
+        }
+        drop(stream);
+        let taken = taker.join().map_err(|_| io::Error::other("a probe panicked"))??;
+        Ok(taken as f64 / start.elapsed().as_secs_f64())
+    })
 }
 
 fn round_trip() -> io::Result<Duration> {
@@ -300,6 +326,7 @@ mod tests {
             round_trip: Duration::from_micros(60),
             sync: [1, 3, 5].map(|writers| (writers, Duration::from_micros(100 * writers as u64))),
             disk_bytes_per_second: 600e6,
+            wire_bytes_per_second: 1e9,
             processors: 2,
         }
     }
@@ -309,20 +336,37 @@ mod tests {
         let backends = Backends::ours();
         let durable = backends.choose("quic", "redb", None).unwrap();
         let volatile = backends.choose("channel", "memory", None).unwrap();
-        let case = Case { built: &durable, nodes: 3, clients: 1, payload_bytes: 64, cpu_per_operation: None };
+        let case = Case { built: &durable, nodes: 3, clients: 1, payload_bytes: 64 };
         let limit = floor().limit(&case);
         assert_eq!(limit.by, Bound::Latency);
         assert!((limit.rate - 1e6 / 360.0).abs() < 1.0, "{limit:?}");
         let many = floor().limit(&Case { clients: 4096, payload_bytes: 20_000, ..case });
         assert_eq!(many, Limit { rate: 10_000.0, by: Bound::Disk });
-        let cpu_per_operation = Some(Duration::from_micros(4));
-        let busy = floor().limit(&Case { clients: 4096, cpu_per_operation, ..case });
-        assert_eq!(busy.by, Bound::Processor);
-        assert!((busy.rate - 500_000.0).abs() < 1.0, "{busy:?}");
+        // No disk: the leader sends each command twice.
+        let sockets = backends.choose("quic", "memory", None).unwrap();
+        let sent = floor().limit(&Case { built: &sockets, clients: 4096, payload_bytes: 20_000, ..case });
+        assert_eq!(sent, Limit { rate: 25_000.0, by: Bound::Network });
+        let alone = floor().limit(&Case { built: &sockets, nodes: 1, ..case });
+        assert_eq!(alone.by, Bound::Latency);
         let memory = floor().limit(&Case { built: &volatile, ..case });
         assert!((memory.rate - 100_000.0).abs() < 1.0, "{memory:?}");
         assert_eq!(floor().sync_of(2), Duration::from_micros(300));
         assert_eq!(floor().sync_of(7), Duration::from_micros(500));
+    }
+
+    #[test]
+    fn waste_brings_nobody_nearer_to_his_limit() {
+        let ms = Duration::from_millis;
+        // Two processors for a second.
+        assert!((floor().busy(ms(500), ms(1000)) - 0.25).abs() < 1e-9);
+        assert!((floor().busy(ms(2000), ms(1000)) - 1.0).abs() < 1e-9);
+        let backends = Backends::ours();
+        for built in backends.all() {
+            for clients in [1, 4096] {
+                let limit = floor().limit(&Case { built: &built, nodes: 3, clients, payload_bytes: 64 });
+                assert!(matches!(limit.by, Bound::Latency | Bound::Disk | Bound::Network), "{limit:?}");
+            }
+        }
     }
 
     #[test]
@@ -332,7 +376,7 @@ mod tests {
         for taken in all {
             assert!(taken > Duration::ZERO && taken < Duration::from_secs(10), "{floor}");
         }
-        assert!(floor.disk_bytes_per_second > 1e3);
-        assert_eq!(floor.to_string().lines().count(), 7);
+        assert!(floor.disk_bytes_per_second > 1e3 && floor.wire_bytes_per_second > 1e3);
+        assert_eq!(floor.to_string().lines().count(), 8);
     }
 }

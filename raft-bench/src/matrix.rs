@@ -101,11 +101,24 @@ fn rows(backends: &Backends, preset: Preset) -> Vec<Row> {
 /// What criterion measured of one benchmark, call by call.
 #[derive(Default)]
 struct Calls {
+    /// How many each call was to do, by criterion.
+    iterations: u64,
     /// Operations a second of each call.
     rates: Vec<f64>,
     operations: u64,
+    taken: Duration,
     cpu: Duration,
     latency: Latency,
+}
+
+impl Calls {
+    /// Criterion's samples have all as many iterations, and its warm-up before them calls with more and more: what came before is
+    /// forgotten. Where the last call of the warm-up happens to have as many as the samples, it stays.
+    fn begin(&mut self, iterations: u64) {
+        if self.iterations != iterations {
+            *self = Self { iterations, ..Self::default() };
+        }
+    }
 }
 
 /// Measures replication over these backends as criterion's arguments say, prints the floor before and the table after, and gives the
@@ -151,7 +164,9 @@ pub fn measure(
         matrix.measure_row(&mut criterion, row)?;
     }
     if !matrix.lines.is_empty() {
-        println!("\nEach result beside what bounds it; `times` says how far away it is.");
+        println!(
+            "\nEach result beside what bounds it on this machine; `times` says how far away that is, `busy` how much of the processors it took."
+        );
         println!("{HEAD}");
         matrix.lines.iter().for_each(|line| println!("{line}"));
     }
@@ -163,9 +178,9 @@ pub fn measure(
 }
 
 const HEAD: &str = "benchmark                                                  operations/s     p50 us     p99 us  \
-                    cpu us/op        limit  by        times";
+                    cpu us/op busy %        limit  by          times";
 
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 12] = [
     "transport + store",
     "nodes",
     "command",
@@ -174,6 +189,7 @@ const COLUMNS: [&str; 11] = [
     "p50 us",
     "p99 us",
     "cpu us an operation",
+    "processors busy, %",
     "limit",
     "by",
     "times",
@@ -225,15 +241,17 @@ impl Matrix {
                         return Duration::from_secs(1);
                     };
                     let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
-                    if calls.rates.is_empty() {
+                    if calls.iterations == 0 {
                         eprintln!("case {done} of {cases}, {} s since the start", begun.elapsed().as_secs());
                     }
+                    calls.begin(operations);
                     let before = Usage::own().unwrap_or_default();
                     match runtime.block_on(cluster.propose(clients, run, row.payload.1, &calls.latency)) {
                         Ok(taken) => {
                             let used = Usage::own().unwrap_or_default().since(before);
                             calls.rates.push(run as f64 / taken.as_secs_f64());
                             calls.operations += run;
+                            calls.taken += taken;
                             calls.cpu += used.cpu;
                             taken.mul_f64(operations as f64 / run as f64)
                         }
@@ -272,11 +290,12 @@ impl Matrix {
         let latency = calls.latency.take();
         let cpu = calls.cpu.div_f64(calls.operations as f64);
         let (built, nodes, payload_bytes) = (&row.built, row.nodes, row.payload.1);
-        let limit = floor.limit(&Case { built, nodes, clients, payload_bytes, cpu_per_operation: Some(cpu) });
+        let limit = floor.limit(&Case { built, nodes, clients, payload_bytes });
+        let busy = floor.busy(calls.cpu, calls.taken) * 100.0;
         let at = |share| percentile(&latency, share).map_or(0.0, micros);
         let (p50, p99, cpu, times) = (at(0.5), at(0.99), micros(cpu), limit.rate / rate);
         self.lines.push(format!(
-            "{name:<58} {rate:>12.0} {p50:>10.0} {p99:>10.0} {cpu:>10.2} {:>12.0}  {:<9} {times:>5.2}",
+            "{name:<58} {rate:>12.0} {p50:>10.0} {p99:>10.0} {cpu:>10.2} {busy:>6.0} {:>12.0}  {:<9} {times:>7.2}",
             limit.rate, limit.by,
         ));
         if let Some(table) = &mut self.table {
@@ -285,6 +304,7 @@ impl Matrix {
                 grouped(p50),
                 grouped(p99),
                 format!("{cpu:.2}"),
+                format!("{busy:.0}"),
                 grouped(limit.rate),
                 limit.by.to_string(),
                 format!("{times:.2}"),
@@ -318,6 +338,35 @@ mod tests {
         assert!(quick.contains(&"replication/channel+memory(volatile)/nodes=3/64B/clients/4096".to_owned()));
         let distinct: std::collections::BTreeSet<_> = whole.iter().collect();
         assert_eq!(distinct.len(), whole.len());
+    }
+
+    #[test]
+    fn what_criterion_calls_to_warm_up_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let times = Duration::from_millis(40);
+        let mut criterion = Criterion::default()
+            .sample_size(10)
+            .warm_up_time(times)
+            .measurement_time(times)
+            .nresamples(10)
+            .without_plots()
+            .output_directory(folder.path());
+        let (mut all, mut calls) = (0, Calls::default());
+        let mut group = criterion.benchmark_group("calls");
+        group.sampling_mode(SamplingMode::Flat).bench_function("all", |bencher| {
+            bencher.iter_custom(|iterations| {
+                all += 1;
+                calls.begin(iterations);
+                calls.rates.push(iterations as f64);
+                // Work that takes some time, so that warm-up and measurement end.
+                std::thread::sleep(Duration::from_millis(4));
+                Duration::from_millis(4)
+            });
+        });
+        group.finish();
+        assert!(all >= 12, "{all}");
+        assert!((10..=11).contains(&calls.rates.len()), "{} of {all}", calls.rates.len());
+        assert!(calls.rates.iter().all(|iterations| *iterations == calls.iterations as f64));
     }
 
     #[test]

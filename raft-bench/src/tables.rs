@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -50,15 +51,23 @@ fn line(cells: &[&str]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-/// Writes the table of the parts, from what criterion kept.
-pub(crate) fn write_parts(folder: &Path, floor: &Floor) -> Result<(), Failure> {
+/// Writes the table of the parts, from what criterion kept, with the distance of each to its limit, where it has one.
+pub(crate) fn write_parts(
+    folder: &Path,
+    floor: &Floor,
+    limit: impl Fn(&str) -> Option<Duration>,
+) -> Result<(), Failure> {
     let mut found = BTreeMap::new();
     collect(&criterion_data(folder), &mut found)?;
-    let mut text =
-        format!("{}\n{}{}", floor.markdown(), line(&["part", "time", "throughput"]), line(&["---"; 3]));
+    let head = ["part", "time", "throughput", "limit", "times"];
+    let mut text = format!("{}\n{}{}", floor.markdown(), line(&head), line(&["---"; 5]));
     for (name, (ns, throughput)) in found.iter().filter(|(name, _)| !name.starts_with("replication/")) {
-        text += &line(&[name, &time(*ns), throughput]);
+        let limit = limit(name).map(|limit| limit.as_secs_f64() * 1e9);
+        let (limit, times) =
+            limit.map_or_else(Default::default, |limit| (time(limit), format!("{:.2}", ns / limit)));
+        text += &line(&[name, &time(*ns), throughput, &limit, &times]);
     }
+    println!("{text}");
     fs::write(folder.join("parts.md"), text)?;
     Ok(())
 }

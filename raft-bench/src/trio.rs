@@ -1,7 +1,7 @@
 //! Engines alone, in one thread: messages are moved, writes are durable at once, commands are applied at once.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raft_core::engine::{Engine, EngineOptions, Ready, RoleName};
@@ -16,6 +16,8 @@ use crate::backend::Failure;
 pub struct Trio {
     engines: Vec<Engine>,
     leader: usize,
+    /// An engine that nothing reaches, and that does nothing.
+    away: Option<usize>,
     now: Duration,
     on_the_way: VecDeque<Envelope>,
     /// Messages moved since the beginning.
@@ -45,8 +47,14 @@ impl Trio {
                 now: Duration::ZERO,
             })?);
         }
-        let mut trio =
-            Self { engines, leader: 0, now: Duration::ZERO, on_the_way: VecDeque::new(), messages: 0 };
+        let mut trio = Self {
+            engines,
+            leader: 0,
+            away: None,
+            now: Duration::ZERO,
+            on_the_way: VecDeque::new(),
+            messages: 0,
+        };
         trio.engines.first_mut().ok_or("no engine")?.bootstrap(members, trio.now)?;
         trio.settle();
         for _ in 0..1000 {
@@ -86,6 +94,40 @@ impl Trio {
         self.settle();
     }
 
+    /// The leader falls silent, another is elected, and the old one comes back as a follower. How long the election took from when
+    /// a timeout fired until what the new term begins with is applied: the engines' work, since time itself is made here.
+    ///
+    /// # Errors
+    /// Where no other comes to lead.
+    pub fn elect(&mut self) -> Result<Duration, Failure> {
+        let old = self.leader;
+        self.away = Some(old);
+        let mut taken = Duration::ZERO;
+        for _ in 0..1000 {
+            let there = |(at, _): &(usize, &Engine)| *at != old;
+            let deadlines =
+                self.engines.iter().enumerate().filter(there).map(|(_, engine)| engine.deadline());
+            self.now = deadlines.min().unwrap_or(self.now).max(self.now);
+            let start = Instant::now();
+            for (at, engine) in self.engines.iter_mut().enumerate() {
+                if at != old {
+                    engine.tick(self.now);
+                }
+            }
+            self.settle();
+            taken += start.elapsed();
+            let leads = |(at, engine): (usize, &Engine)| at != old && engine.role() == RoleName::Leader;
+            if let Some(next) = self.engines.iter().enumerate().position(leads)
+                && self.engines[next].applied_index() == self.engines[next].last().index
+            {
+                (self.leader, self.away) = (next, None);
+                self.heartbeat();
+                return Ok(taken);
+            }
+        }
+        Err("no other engine leads".into())
+    }
+
     /// Messages moved so far.
     pub fn messages(&self) -> u64 {
         self.messages
@@ -100,12 +142,12 @@ impl Trio {
         loop {
             let mut quiet = true;
             for at in 0..self.engines.len() {
-                quiet &= !self.turn(at);
+                quiet &= self.away == Some(at) || !self.turn(at);
             }
             while let Some(envelope) = self.on_the_way.pop_front() {
                 self.messages += 1;
                 let place = usize::try_from(envelope.to.node.0 - 1).unwrap_or(usize::MAX);
-                if let Some(engine) = self.engines.get_mut(place) {
+                if let Some(engine) = self.engines.get_mut(place).filter(|_| self.away != Some(place)) {
                     engine.step(envelope, self.now);
                 }
             }
@@ -147,5 +189,19 @@ mod tests {
         trio.heartbeat();
         assert!(trio.messages() - before >= 8);
         assert_eq!(trio.leader().role(), RoleName::Leader);
+    }
+
+    #[test]
+    fn an_election_makes_another_engine_leader_and_the_old_one_its_follower() {
+        let mut trio = Trio::found(3).unwrap();
+        for _ in 0..20 {
+            let (old, last) = (trio.leader, trio.leader().last());
+            assert!(trio.elect().unwrap() > Duration::ZERO);
+            assert_ne!(trio.leader, old);
+            assert_eq!(trio.leader().role(), RoleName::Leader);
+            assert_eq!(trio.engines[old].role(), RoleName::Follower);
+            assert!(trio.leader().last().term > last.term);
+            trio.propose(vec![Bytes::from_static(b"taken")]).unwrap();
+        }
     }
 }

@@ -53,7 +53,7 @@ fn what_a_user_brings_stands_in_the_same_tables_and_is_measured_once() {
     let rows: Vec<&str> = table.lines().filter(|line| line.contains(" | 3 | 64B | 1 | ")).collect();
     assert_eq!(rows.len(), 4, "{table}");
     for row in rows {
-        assert_eq!(row.matches('|').count(), 12, "{row}");
+        assert_eq!(row.matches('|').count(), 13, "{row}");
         let rate: f64 = row.split(" | ").nth(4).unwrap().replace(',', "").parse().unwrap();
         assert!(rate > 1.0, "{row}");
     }

@@ -88,8 +88,31 @@ fn count(name: &str) -> Result<u64, Failure> {
     }
 }
 
+/// What the line of the baseline with the compiler begins with.
+const COMPILER: &str = "# Recorded with ";
+
+/// The compiler, as it calls itself; where cargo runs this program, the one that made it.
+fn compiler() -> Result<String, Failure> {
+    let output = Command::new("rustc").arg("--version").output();
+    let output = output.map_err(|error| format!("rustc cannot be asked for its version: {error}"))?;
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// What is to be known of the compilers where a count is too high.
+fn about_compilers(baseline: &str, now: &str) -> String {
+    match baseline.lines().find_map(|line| line.strip_prefix(COMPILER)) {
+        Some(recorded) if recorded == now => format!("The compiler is the baseline's: {now}."),
+        Some(recorded) => format!(
+            "ANOTHER COMPILER: the baseline was recorded with {recorded}, this is {now}. What is above may be the compiler's work and no change \
+             of the code: compare with the same compiler, or record the baseline anew with this one."
+        ),
+        None => format!("The baseline does not say which compiler it was recorded with; this is {now}."),
+    }
+}
+
 fn record() -> Result<bool, Failure> {
     let mut text = String::from("# Instructions an operation: raft-bench-guard record\n");
+    text += &format!("{COMPILER}{}\n", compiler()?);
     for (name, count) in count_all()? {
         text += &format!("{name} {count:.1}\n");
     }
@@ -121,7 +144,7 @@ fn check() -> Result<bool, Failure> {
         println!("{name:<30} {before:>14.1} {now:>14.1} {percent:>+6.1} %{remark}");
     }
     if !right {
-        eprintln!("{}", advice());
+        eprintln!("{}\n{}", advice(), about_compilers(&text, &compiler()?));
     }
     Ok(right)
 }
@@ -206,4 +229,23 @@ fn decode(envelope: &Envelope, times: u64) -> Result<(), Failure> {
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_compiler_is_told_and_the_baseline_says_which_was_its_own() {
+        let baseline = format!("# Instructions\n{COMPILER}rustc 1.95.0 (abc)\ncodec/answer 1.0\n");
+        assert!(about_compilers(&baseline, "rustc 1.96.0 (def)").starts_with("ANOTHER COMPILER"));
+        assert_eq!(
+            about_compilers(&baseline, "rustc 1.95.0 (abc)"),
+            "The compiler is the baseline's: rustc 1.95.0 (abc)."
+        );
+        assert!(about_compilers("codec/answer 1.0\n", "rustc 1.95.0 (abc)").contains("does not say"));
+        let kept = fs::read_to_string(baseline_path()).unwrap();
+        assert!(kept.lines().any(|line| line.starts_with(COMPILER)), "{kept}");
+        assert!(compiler().unwrap().starts_with("rustc "));
+    }
 }

@@ -151,6 +151,12 @@ impl Report {
                 self.subject
             ));
         }
+        let mut used: Vec<f64> = self.runs.iter().filter_map(Run::processors_used).collect();
+        used.sort_by(f64::total_cmp);
+        if let (Some(floor), Some(used)) = (&self.floor, used.get(used.len() / 2)) {
+            let (busy, of) = (used / floor.processors as f64 * 100.0, floor.processors);
+            remarks.push(format!("{}: busy {busy:.0} % of {of} processors", self.subject));
+        }
         for (number, run) in (1..).zip(&self.runs) {
             let about = |what: String| format!("{}, run {number}: {what}", self.subject);
             if run.not_sent > 0 {
@@ -230,6 +236,11 @@ pub struct Run {
 }
 
 impl Run {
+    /// How many processors were busy with it, on average, where processes were watched.
+    fn processors_used(&self) -> Option<f64> {
+        Some(self.cpu_us_per_operation? / 1e6 * self.operations_per_second)
+    }
+
     /// All that were to be carried out.
     pub fn offered(&self) -> u64 {
         self.operations + self.refused + self.unknown + self.not_sent
@@ -264,5 +275,33 @@ impl Second {
             unknown: shard.unknown,
             resident_bytes,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distance_to_the_limit_and_busy_processors_are_told_apart() {
+        let run = |cpu_us| Run {
+            operations_per_second: 10_000.0,
+            cpu_us_per_operation: Some(cpu_us),
+            ..Run::default()
+        };
+        let floor = FloorReport {
+            hop_us: 1.0,
+            tcp_round_trip_us: 1.0,
+            sync_us_by_writers: Vec::new(),
+            disk_megabytes_per_second: 1.0,
+            processors: 2,
+        };
+        let (floor, limit) = (Some(floor), Some((50_000.0, "latency".to_owned())));
+        let report = Report { floor, limit, ..Report::new("it", 3, &Settings::SMALL) };
+        let told = |cpu_us| Report { runs: vec![run(cpu_us)], ..report.clone() }.remarks();
+        let distance = "it: at most 50000 ops/s by latency, 5.00 times what was reached";
+        // Twice the work for each operation is no better result.
+        assert_eq!(told(50.0), [distance, "it: busy 25 % of 2 processors"]);
+        assert_eq!(told(100.0), [distance, "it: busy 50 % of 2 processors"]);
     }
 }

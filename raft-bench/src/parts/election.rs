@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 use super::Failures;
 use crate::backend::{Built, Failure};
 use crate::cluster::{Cluster, ClusterOptions, PATIENCE, leading};
+use crate::trio::Trio;
 
 /// When leadership was asked to go to another node, and which one leads now. Right after a hand-over nobody may have caught up
 /// yet; then it is asked again.
@@ -26,6 +27,22 @@ async fn handed_over(old: &RawRaft) -> Result<(Instant, NodeId), Failure> {
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Engines alone elect another leader when theirs has fallen silent: pre-vote, vote, and the entry that the new term begins with, from when the
+/// first timeout fires.
+pub(super) fn campaign(criterion: &mut Criterion) -> Result<(), Failure> {
+    let mut failures = Failures::default();
+    let mut trio = Trio::found(3)?;
+    let mut group = criterion.benchmark_group("election");
+    group.bench_function("campaign/nodes=3", |bencher| {
+        bencher.iter_custom(|times| {
+            let elected = (0..times).try_fold(Duration::ZERO, |sum, _| Ok(sum + trio.elect()?));
+            failures.take(elected, Duration::from_secs(1))
+        });
+    });
+    group.finish();
+    failures.end()
 }
 
 /// Leadership goes from one node to another and a proposal is taken there: with nothing else to do.

@@ -256,13 +256,10 @@ async fn subjects(
     Ok(all.into_iter().map(subject).collect())
 }
 
-/// What bounds a closed loop, the processors too, now that it is known what an operation takes of them.
+/// What bounds a closed loop.
 fn limit(options: &ClusterOptions, clients: usize, report: &Report, floor: &Floor) -> (f64, String) {
-    let times = report.runs.iter().filter_map(|run| run.cpu_us_per_operation);
-    let least = times.fold(f64::INFINITY, f64::min);
-    let cpu_per_operation = Duration::try_from_secs_f64(least / 1e6).ok();
     let (built, nodes, payload_bytes) = (&options.built, options.nodes, report.payload_bytes);
-    let limit = floor.limit(&Case { built, nodes, clients, payload_bytes, cpu_per_operation });
+    let limit = floor.limit(&Case { built, nodes, clients, payload_bytes });
     (limit.rate, limit.by.to_string())
 }
 

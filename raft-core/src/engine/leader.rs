@@ -291,7 +291,7 @@ impl Engine {
 
     /// Entries for every peer that has room for them.
     pub(super) fn emit_appends(&mut self, ready: &mut Ready) {
-        let level = self.log_level();
+        let level = self.needed_level();
         let Role::Leader(leader) = &mut self.role else { return };
         let sender = Sender { term: self.term, commit: self.commit, round: leader.round, log: &self.log };
         let mut requests = Vec::new();

@@ -57,6 +57,13 @@ impl Engine {
         self.written_level.max(self.membership().level())
     }
 
+    /// What a peer must know to be sent the log; nothing where none of them is known to run an older version.
+    pub(super) fn needed_level(&self) -> Level {
+        let Role::Leader(leader) = &self.role else { return 0 };
+        let older = leader.progress.values().any(|peer| peer.is_older_than(LEVEL));
+        if older { self.log_level() } else { 0 }
+    }
+
     /// The level that a peer knows, where it has said so and that is less than what is in the log.
     pub(super) fn older_level(&self, node: NodeId) -> Option<Level> {
         let Role::Leader(leader) = &self.role else { return None };

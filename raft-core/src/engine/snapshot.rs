@@ -304,7 +304,7 @@ impl Engine {
     pub(super) fn emit_send_snapshots(&mut self, ready: &mut Ready) {
         let mut wanted = BTreeSet::new();
         let of_use = !self.is_of_earlier_lineage(self.snapshots.latest.as_ref());
-        let level = self.log_level();
+        let level = self.needed_level();
         if let Role::Leader(leader) = &mut self.role {
             let base = self.log.base().index;
             let membership = self.log.membership().map(|(_, membership)| membership);

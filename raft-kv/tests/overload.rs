@@ -16,7 +16,7 @@ use raft_kv::command::MAX_VALUE_BYTES;
 use raft_kv::store::Store;
 use support::{PATIENCE, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 /// A node with an HTTP interface, in this process. It is cut off from the other member, so that requests wait for a leader.
@@ -221,6 +221,37 @@ fn connections() -> usize {
     let files = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let files = files.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok()).unwrap_or(1024);
     files.saturating_sub(200) / 2
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_are_taken_slowly_hold_their_bytes_until_they_are_gone() {
+    let node = Node::start(limits(100, 10 << 20)).await;
+    node.lead().await;
+    for key in 0..8 {
+        let value = vec![b'x'; MAX_VALUE_BYTES - 1000];
+        let put = node.client.put(format!("http://{}/kv/{key}", node.http)).body(value);
+        assert_eq!(put.send().await.unwrap().status().as_u16(), 200);
+    }
+    let (status, page) = node.get("/kv?prefix=").await;
+    assert_eq!(status, 200);
+    assert!(page.len() > 3 << 20, "{} bytes", page.len());
+    // Two of them fit, and are not read.
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut stream = socket.connect(node.http).await.unwrap();
+        stream.write_all(b"GET /kv?prefix= HTTP/1.1\r\nHost: node\r\n\r\n").await.unwrap();
+        stream.readable().await.unwrap();
+        slow.push(stream);
+    }
+    let (status, refused) = node.get("/kv?prefix=").await;
+    assert_eq!((status, refused.contains("overloaded")), (503, true), "{} bytes", refused.len());
+    // What was carried out is told all the same.
+    let put = node.client.put(format!("http://{}/kv/small", node.http)).body("x");
+    assert_eq!(put.send().await.unwrap().status().as_u16(), 200);
+    drop(slow);
+    eventually("there is room again", async || (node.get("/kv?prefix=").await.0 == 200).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

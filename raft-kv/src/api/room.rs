@@ -2,14 +2,19 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::HeaderMap;
+use axum::http::Method;
 use axum::http::request::Parts;
+use axum::response::Response;
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use http_body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, TryAcquireError};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{DEFAULT_TIMEOUT_MS, ErrorBody, ErrorCode, MAX_TIMEOUT_MS, TIMEOUT_HEADER};
@@ -27,8 +32,9 @@ const LINGER: Duration = Duration::from_secs(2);
 pub struct RequestLimits {
     /// The most requests under way at once. Default: 16,384.
     pub max_requests: usize,
-    /// The most bytes of their heads and bodies, each counted from before it is read until it is answered: a body by its
-    /// `Content-Length`, or as long as a body may be while it comes without one. Default: 64 MiB.
+    /// The most bytes of their heads and bodies, each counted from before it is read until the last byte of its answer is on its way: a
+    /// body by its `Content-Length`, or as long as a body may be while it comes without one; and of the answers to reads, as far
+    /// as they are longer. Default: 64 MiB.
     pub max_bytes: usize,
 }
 
@@ -45,20 +51,80 @@ pub(super) struct Deadline(pub(super) Instant);
 /// A node's room for requests.
 #[derive(Debug)]
 pub(super) struct Room {
-    requests: Semaphore,
-    bytes: Semaphore,
+    requests: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
     looks: Semaphore,
 }
 
 /// A request's place, given back when this is dropped.
-pub(super) struct Place<'a> {
-    _request: SemaphorePermit<'a>,
-    _bytes: SemaphorePermit<'a>,
+pub(super) struct Place {
+    _request: OwnedSemaphorePermit,
+    bytes: OwnedSemaphorePermit,
+    all_bytes: Arc<Semaphore>,
+    reads: bool,
+}
+
+impl Place {
+    /// Keeps the place until the whole answer is on its way: a caller that takes it slowly holds it in memory.
+    pub(super) fn keep(mut self, answer: Response) -> Result<Response, ErrorBody> {
+        let (parts, body) = answer.into_parts();
+        // What is carried out cannot be refused any more, and its answer is short. A stream is never in memory whole.
+        let held = self.bytes.num_permits();
+        let more = body.size_hint().exact().map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        if self.reads && more > held {
+            let more = u32::try_from(more - held).unwrap_or(u32::MAX);
+            self.bytes.merge(Arc::clone(&self.all_bytes).try_acquire_many_owned(more).map_err(overloaded)?);
+        }
+        Ok(Response::from_parts(parts, Body::new(Answer { body, rest: Bytes::new(), _place: self })))
+    }
+}
+
+/// An answer goes out in pieces of this size: the server takes only so many ahead of the caller, and drops it with the last.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// An answer's body with the place that it takes.
+struct Answer {
+    body: Body,
+    /// What came of the body and has not gone out.
+    rest: Bytes,
+    _place: Place,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.rest.is_empty() {
+            let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => frame,
+                other => return other,
+            };
+            match frame.into_data() {
+                Ok(data) => self.rest = data,
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            }
+        }
+        let piece = self.rest.len().min(PIECE_BYTES);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (hint, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        hint.exact().map_or_else(SizeHint::default, |exact| SizeHint::with_exact(exact + rest))
+    }
 }
 
 impl Room {
     pub(super) fn new(limits: RequestLimits) -> Self {
-        let semaphore = |permits: usize| Semaphore::new(permits.min(Semaphore::MAX_PERMITS));
+        let semaphore = |permits: usize| Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
         Self {
             requests: semaphore(limits.max_requests),
             bytes: semaphore(limits.max_bytes),
@@ -67,7 +133,7 @@ impl Room {
     }
 
     /// Takes a client's request in, and reads its body, until the request's deadline at most.
-    pub(super) async fn admit(&self, request: Request) -> Result<(Request, Place<'_>), ErrorBody> {
+    pub(super) async fn admit(&self, request: Request) -> Result<(Request, Place), ErrorBody> {
         let (mut parts, mut body) = request.into_parts();
         match self.take_in(&mut parts, &mut body).await {
             Ok((whole, place)) => Ok((Request::from_parts(parts, Body::from(whole)), place)),
@@ -80,23 +146,22 @@ impl Room {
         }
     }
 
-    async fn take_in(&self, parts: &mut Parts, body: &mut Body) -> Result<(Bytes, Place<'_>), ErrorBody> {
+    async fn take_in(&self, parts: &mut Parts, body: &mut Body) -> Result<(Bytes, Place), ErrorBody> {
         let deadline = Instant::now() + timeout_of(&parts.headers)?;
         parts.extensions.insert(Deadline(deadline));
         let most = body.size_hint().upper().unwrap_or(MAX_VALUE_BYTES as u64);
         let most =
             usize::try_from(most).ok().filter(|most| *most <= MAX_VALUE_BYTES).ok_or_else(too_large)?;
-        let overloaded =
-            |_| ErrorBody::new(ErrorCode::Overloaded, "too many requests at once: repeat it later");
-        let request = self.requests.try_acquire().map_err(overloaded)?;
+        let request = Arc::clone(&self.requests).try_acquire_owned().map_err(overloaded)?;
         let cost = u32::try_from(head_bytes(parts) + most).unwrap_or(u32::MAX);
-        let mut bytes = self.bytes.try_acquire_many(cost).map_err(overloaded)?;
+        let mut bytes = Arc::clone(&self.bytes).try_acquire_many_owned(cost).map_err(overloaded)?;
         let late = |_| {
             ErrorBody::new(ErrorCode::Unavailable, "the request did not come whole before its time was up")
         };
         let whole = timeout_at(deadline, read(body)).await.map_err(late)??;
         drop(bytes.split(most.saturating_sub(whole.len())));
-        Ok((whole, Place { _request: request, _bytes: bytes }))
+        let (all_bytes, reads) = (Arc::clone(&self.bytes), parts.method == Method::GET);
+        Ok((whole, Place { _request: request, bytes, all_bytes, reads }))
     }
 
     /// A place for a question about the node itself. Clients take none of these.
@@ -105,6 +170,10 @@ impl Room {
             |_| ErrorBody::new(ErrorCode::Overloaded, "too many look at this node at once: repeat it later");
         self.looks.try_acquire().map_err(overloaded)
     }
+}
+
+fn overloaded(_: TryAcquireError) -> ErrorBody {
+    ErrorBody::new(ErrorCode::Overloaded, "too many requests at once: repeat it later")
 }
 
 /// How long a request may take.

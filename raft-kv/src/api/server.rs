@@ -191,7 +191,7 @@ async fn name_leader(State(api): State<Arc<Api>>, request: Request, next: Next) 
 /// Around the requests of clients: keeps their number and their bytes bounded.
 async fn admit(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     match api.room.admit(request).await {
-        Ok((request, _place)) => next.run(request).await,
+        Ok((request, place)) => place.keep(next.run(request).await).unwrap_or_else(|error| respond(&error)),
         Err(error) => respond(&error),
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
-use clap::Args;
+use clap::{Args, value_parser};
 use raft_core::log_store::{StorageError, StorageErrorKind};
 use raft_core::message::Dismissal;
 use raft_core::runtime::SnapshotPlace;
@@ -24,7 +24,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::join::join;
 use super::{Failure, Output, parse_address};
-use crate::api::{Api, MemberChange, router};
+use crate::api::{Api, MemberChange, RequestLimits, router};
 use crate::client::Client;
 use crate::store::Store;
 
@@ -86,6 +86,9 @@ pub(super) struct ServeArgs {
     /// Take a snapshot and shorten the log after so many entries, beside what the bytes of the log ask for.
     #[arg(long, value_name = "COUNT")]
     snapshot_entries: Option<NonZero<u64>>,
+    /// The most that the requests of clients may hold in memory at once, in MiB; beyond it they are refused.
+    #[arg(long, value_name = "MIB", default_value = "64", value_parser = value_parser!(u16).range(1..))]
+    max_request_mib: u16,
     /// Before each operation on the log's disk, look into this file for the trouble to make: stall, fail, fail-sync, fail-read,
     /// full, "full BYTES", or nothing.
     #[cfg(feature = "fault")]
@@ -137,7 +140,9 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> 
         ready.node, ready.cluster, ready.address, ready.http
     );
     let api = Api::new(raft.clone()).map_err(|e| Failure::refused(format!("no HTTP client: {e}")))?;
-    let api = api.with_log(log);
+    let mut limits = RequestLimits::default();
+    limits.max_bytes = usize::from(args.max_request_mib) << 20;
+    let api = api.with_limits(limits).with_log(log);
     let (drain, drained) = tokio::sync::oneshot::channel::<()>();
     let server = axum::serve(
         http.tap_io(|stream| {

@@ -140,8 +140,8 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> 
         ready.node, ready.cluster, ready.address, ready.http
     );
     let api = Api::new(raft.clone()).map_err(|e| Failure::refused(format!("no HTTP client: {e}")))?;
-    let mut limits = RequestLimits::default();
-    limits.max_bytes = usize::from(args.max_request_mib) << 20;
+    let max_bytes = usize::from(args.max_request_mib) << 20;
+    let limits = RequestLimits { max_bytes, ..RequestLimits::default() };
     let api = api.with_limits(limits).with_log(log);
     let (drain, drained) = tokio::sync::oneshot::channel::<()>();
     let server = axum::serve(

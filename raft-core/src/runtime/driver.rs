@@ -502,6 +502,7 @@ impl Driver {
         self.settle_changes(now);
         let Self { parts, refused, overloaded, expired, .. } = self;
         let Parts { status, engine, mailbox, .. } = parts;
+        mailbox.set_room(engine.room_for_proposals());
         status.update(engine, changed, || count(refused, *overloaded, *expired, mailbox), now);
         Ok(())
     }

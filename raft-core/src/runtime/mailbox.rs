@@ -81,6 +81,8 @@ pub(crate) struct Inputs {
     pub(crate) action_replies: Vec<ReplyTo>,
     /// The cost of `commands`, `actions` and `reads`.
     pub(crate) call_bytes: usize,
+    /// That of `commands` and `actions` alone.
+    proposal_bytes: usize,
     pub(crate) reads: Vec<Query>,
     pub(crate) bootstraps: Vec<Bootstrap>,
     pub(crate) handovers: Vec<Handover>,
@@ -142,6 +144,9 @@ pub(crate) struct Mailbox {
     state: Mutex<State>,
     max_call_bytes: usize,
     max_message_bytes: usize,
+    /// The bytes of proposals that the engine had room for at the end of the driver's last turn. What is beyond it is refused by whoever
+    /// proposes: under an overload the driver has enough to do.
+    room: AtomicUsize,
     /// What the applier has applied. Read by the driver in every turn, so that most batches need no wake-up of their own.
     pub(crate) applied: AtomicU64,
     /// The state was restored from a snapshot that holds sessions.
@@ -160,6 +165,7 @@ impl Mailbox {
             state: Mutex::default(),
             max_call_bytes,
             max_message_bytes,
+            room: AtomicUsize::new(usize::MAX),
             applied: AtomicU64::new(applied),
             sessions_used: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
@@ -169,33 +175,57 @@ impl Mailbox {
     }
 
     fn call(&self, bytes: usize, put: impl FnOnce(&mut Inputs)) -> Result<(), RaftError> {
+        self.call_within(None, bytes, put)
+    }
+
+    /// `room` is what there is for proposals, where it is one.
+    fn call_within(
+        &self,
+        room: Option<usize>,
+        bytes: usize,
+        put: impl FnOnce(&mut Inputs),
+    ) -> Result<(), RaftError> {
         let mut state = lock(&self.state);
         if let Some(closed) = &state.closed {
             return Err(closed.clone().into());
         }
-        let total = state.inputs.call_bytes + CALL_OVERHEAD_BYTES + bytes;
-        if total > self.max_call_bytes {
+        let cost = CALL_OVERHEAD_BYTES + bytes;
+        let total = state.inputs.call_bytes + cost;
+        let proposed = state.inputs.proposal_bytes + cost;
+        if total > self.max_call_bytes || room.is_some_and(|room| proposed > room) {
             self.overloaded.fetch_add(1, Ordering::Relaxed);
             return Err(RaftError::Overloaded);
         }
         state.inputs.call_bytes = total;
+        if room.is_some() {
+            state.inputs.proposal_bytes = proposed;
+        }
         put(&mut state.inputs);
         wake(state);
         Ok(())
     }
 
     pub(crate) fn propose(&self, command: Bytes, reply: ReplyTo) -> Result<(), RaftError> {
-        self.call(command.len(), |inputs| {
+        self.call_to_propose(command.len(), |inputs| {
             inputs.commands.push(command);
             inputs.replies.push(reply);
         })
     }
 
     pub(crate) fn act(&self, action: SessionAction, reply: ReplyTo) -> Result<(), RaftError> {
-        self.call(SessionEntry::OVERHEAD_BYTES + action.command_bytes(), |inputs| {
+        self.call_to_propose(SessionEntry::OVERHEAD_BYTES + action.command_bytes(), |inputs| {
             inputs.actions.push(action);
             inputs.action_replies.push(reply);
         })
+    }
+
+    fn call_to_propose(&self, bytes: usize, put: impl FnOnce(&mut Inputs)) -> Result<(), RaftError> {
+        self.call_within(Some(self.room.load(Ordering::Relaxed)), bytes, put)
+    }
+
+    /// How many bytes of proposals the engine takes now.
+    pub(crate) fn set_room(&self, bytes: usize) {
+        self.room.store(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn read(&self, query: Query) -> Result<(), RaftError> {
@@ -325,7 +355,7 @@ impl Mailbox {
 
     /// Swaps what waits with `inputs`, which the driver has emptied and whose memory is used again.
     pub(crate) fn take(&self, inputs: &mut Inputs) {
-        (inputs.call_bytes, inputs.message_bytes) = (0, 0);
+        (inputs.call_bytes, inputs.proposal_bytes, inputs.message_bytes) = (0, 0, 0);
         (inputs.nudged, inputs.shutdown) = (false, false);
         std::mem::swap(&mut lock(&self.state).inputs, inputs);
     }

@@ -1,6 +1,9 @@
 //! More than a cluster can carry.
 
+use std::sync::Arc;
+
 use raft_core::types::Entry;
+use tokio::runtime::{Builder, Runtime};
 
 use super::{Findings, TroubleOptions, settings};
 use crate::backend::{Backends, Built, Failure};
@@ -25,6 +28,27 @@ fn bounded(built: Built) -> ClusterOptions {
     options
 }
 
+/// The nodes get threads of their own, as they have where clients come over a network: among a million refused calls a second, each
+/// turn of a node would wait for all of them.
+struct Apart(Option<Runtime>);
+
+impl Apart {
+    async fn start(options: ClusterOptions) -> Result<(Self, Arc<Target>), Failure> {
+        let nodes = Builder::new_multi_thread().enable_all().build()?;
+        let started = nodes.spawn(async move { Target::start(&options).await });
+        let nodes = Self(Some(nodes));
+        Ok((nodes, started.await??))
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        if let Some(nodes) = self.0.take() {
+            nodes.shutdown_background();
+        }
+    }
+}
+
 pub(super) async fn run(
     backends: &Backends,
     options: &TroubleOptions,
@@ -38,7 +62,7 @@ pub(super) async fn run(
         built.name(),
         BUDGET_BYTES >> 20
     ));
-    let target = Target::start(&bounded(built)).await?;
+    let (_nodes, target) = Apart::start(bounded(built)).await?;
     progress("what it can carry");
     let closed = load::run(&target, &closed, |_, _| ()).await?;
     findings.add_run("closed loop of 1024 clients", &closed);

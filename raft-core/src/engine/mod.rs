@@ -354,6 +354,16 @@ impl Engine {
         Ok(())
     }
 
+    /// The bytes of entries that this node takes now before it is `Overloaded`, overheads counted; no bound where it does not lead.
+    pub fn room_for_proposals(&self) -> usize {
+        match &self.role {
+            Role::Leader(leader) => {
+                self.config.max_uncommitted_bytes.saturating_sub(leader.uncommitted_bytes)
+            }
+            _ => usize::MAX,
+        }
+    }
+
     /// Write `number` and all before it are durable.
     pub fn written(&mut self, number: u64, now: Time) {
         self.set_now(now);

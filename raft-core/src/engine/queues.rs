@@ -63,16 +63,6 @@ impl Engine {
         }
     }
 
-    /// The bytes of entries that this node takes now before it is `Overloaded`, overheads counted; no bound where it does not lead.
-    pub fn room_for_proposals(&self) -> usize {
-        match &self.role {
-            Role::Leader(leader) => {
-                self.config.max_uncommitted_bytes.saturating_sub(leader.uncommitted_bytes)
-            }
-            _ => usize::MAX,
-        }
-    }
-
     /// How many reads began on this node in this run.
     pub const fn reads_begun(&self) -> u64 {
         self.next_read

@@ -97,6 +97,17 @@ async fn an_open_loop_keeps_its_rate_and_a_cluster_that_takes_no_write_is_told()
     let run = only_run(&json);
     assert_eq!(run.operations + run.refused + run.unknown + run.not_sent, 200);
     assert!(run.operations > 0, "{run:?}");
+    // With all nodes named, what they sent is known: each command to two followers.
+    let all = folder.path().join("all.json");
+    let load =
+        bench(&["load", "--kv", &addresses.join(","), "--rate", "200", "--seconds", "1", "--warm-up", "0"])
+            .arg("--json")
+            .arg(&all)
+            .output()
+            .unwrap();
+    assert!(load.status.success(), "{load:?}");
+    let sent = only_run(&all).sent_bytes_per_operation;
+    assert!(sent.is_some_and(|sent| sent >= 2.0 * 64.0), "{sent:?}");
     // Nobody named processes to be watched.
     assert_eq!((run.cpu_us_per_operation, run.peak_resident_bytes), (None, None));
 

@@ -132,6 +132,38 @@ pub trait Transport: Send + Sync + 'static {
     async fn stop(&self);
 }
 
+/// So that who starts a node can go on asking its transport what it counts.
+#[async_trait]
+impl<T: Transport + ?Sized> Transport for Arc<T> {
+    async fn start(&self, local: LocalNode, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
+        (**self).start(local, inbox).await
+    }
+
+    fn address(&self) -> String {
+        (**self).address()
+    }
+
+    fn connect(&self, peer: NodeId, address: &str) {
+        (**self).connect(peer, address);
+    }
+
+    fn disconnect(&self, peer: NodeId) {
+        (**self).disconnect(peer);
+    }
+
+    fn send(&self, to: NodeId, batch: Vec<Envelope>) {
+        (**self).send(to, batch);
+    }
+
+    async fn open_snapshot(&self, to: NodeId) -> Result<Box<dyn SnapshotStream>, TransportError> {
+        (**self).open_snapshot(to).await
+    }
+
+    async fn stop(&self) {
+        (**self).stop().await;
+    }
+}
+
 /// An error of a [`Transport`]. The message says what happened and what to do.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]

@@ -205,7 +205,7 @@ pub async fn run(
         }
     };
     tokio::time::sleep_until(begin.into()).await;
-    let before = target.taken()?;
+    let (before, sent_before) = (target.taken()?, target.sent_bytes().await);
     let mut series: Vec<Second> = Vec::new();
     let mut peak_resident_bytes = before.usage.map(|usage| usage.resident_bytes);
     let mut all = recorder::Shard::new();
@@ -223,7 +223,7 @@ pub async fn run(
         series.push(second);
         all.add(&shard);
     }
-    let used = target.taken()?;
+    let (used, sent) = (target.taken()?, target.sent_bytes().await);
     let in_time = all.done();
     if let Some(pacer) = pacer {
         let joined = tokio::task::spawn_blocking(move || pacer.join()).await;
@@ -253,7 +253,10 @@ pub async fn run(
         cpu_us_per_operation: usage.map(|usage| usage.cpu.as_secs_f64() * 1e6 / in_time.max(1) as f64),
         peak_resident_bytes,
         written_bytes_per_operation: usage.map(|usage| of(usage.written_bytes)),
-        sent_bytes_per_operation: used.sent.zip(before.sent).map(|(now, before)| of(now - before)),
+        sent_bytes_per_operation: sent
+            .zip(sent_before)
+            .and_then(|(now, before)| now.checked_sub(before))
+            .map(of),
         processes_ended: used.ended,
         series,
     })

@@ -27,6 +27,8 @@ pub enum Target {
         processes: Option<Mutex<Watch>>,
         /// How many keys are written, in turn.
         keys: u64,
+        /// How many nodes were named.
+        nodes: usize,
     },
 }
 
@@ -35,8 +37,6 @@ pub(super) struct Taken {
     /// Of its processes, where they are watched, and how many of those have ended.
     pub(super) usage: Option<Usage>,
     pub(super) ended: usize,
-    /// Bytes given to transports, where they are counted.
-    pub(super) sent: Option<u64>,
 }
 
 impl Target {
@@ -64,7 +64,8 @@ impl Target {
         first.put("load-0", Bytes::from_static(b"first")).await.map_err(about)?;
         let members = first.members(false).await.map_err(about)?.members.len();
         let client = Box::new(Client::new(nodes)?);
-        Ok((Arc::new(Self::Kv { client, processes, keys: keys.max(1) }), members))
+        let kv = Self::Kv { client, processes, keys: keys.max(1), nodes: nodes.len() };
+        Ok((Arc::new(kv), members))
     }
 
     /// One operation.
@@ -97,15 +98,27 @@ impl Target {
 
     pub(super) fn taken(&self) -> Result<Taken, Failure> {
         Ok(match self {
-            Self::Cluster(cluster) => {
-                Taken { usage: Some(Usage::own()?), ended: 0, sent: cluster.sent_bytes() }
-            }
-            Self::Kv { processes: None, .. } => Taken { usage: None, ended: 0, sent: None },
+            Self::Cluster(_) => Taken { usage: Some(Usage::own()?), ended: 0 },
+            Self::Kv { processes: None, .. } => Taken { usage: None, ended: 0 },
             Self::Kv { processes: Some(watch), .. } => {
                 let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
-                Taken { usage: Some(watch.look()), ended: watch.ended(), sent: None }
+                Taken { usage: Some(watch.look()), ended: watch.ended() }
             }
         })
+    }
+
+    /// Bytes of messages that were given to transports until now, of all nodes; nothing where a node does not tell.
+    pub(super) async fn sent_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Cluster(cluster) => cluster.sent_bytes(),
+            Self::Kv { client, nodes, .. } => {
+                let mut sum = 0;
+                for place in 0..*nodes {
+                    sum += client.status(place).await.ok()?.transport?.sent_bytes;
+                }
+                Some(sum)
+            }
+        }
     }
 
     /// Ends it, if it is ours.

@@ -14,8 +14,8 @@ use raft_core::RaftStatus;
 use raft_core::engine::RoleName;
 use raft_core::runtime::{Distribution, Metrics};
 
-use super::ErrorCode;
 use super::server::refuse;
+use super::{ErrorCode, TransportBody};
 use crate::command::Summary;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -26,6 +26,7 @@ pub(super) struct Look {
     pub(super) status: RaftStatus,
     pub(super) metrics: Metrics,
     pub(super) summary: Summary,
+    pub(super) transport: Option<TransportBody>,
 }
 
 impl Look {
@@ -46,7 +47,7 @@ impl Look {
 
 impl Collector for Look {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Self { status, metrics, summary } = self;
+        let Self { status, metrics, summary, transport } = self;
         let mut out = Out(&mut encoder);
         out.gauge("term", "The term", &status.term)?;
         out.gauge("is_leader", "1 on the leader", &u32::from(status.role == RoleName::Leader))?;
@@ -122,6 +123,11 @@ impl Collector for Look {
         )?;
         out.counter("overloaded_calls", "Calls answered with Overloaded", counters.overloaded)?;
         out.counter("expired_calls", "Calls given up because their time was over", counters.expired)?;
+        if let Some(transport) = transport {
+            out.counter("sent_bytes", "Bytes of messages sent to the other nodes", transport.sent_bytes)?;
+            out.counter("received_bytes", "Bytes of messages received from them", transport.received_bytes)?;
+            out.counter("unsent_messages", "Messages for which there was no way or room", transport.dropped)?;
+        }
         out.histogram(
             "propose_to_commit_seconds",
             "From a proposal, on the leader, until it was committed",

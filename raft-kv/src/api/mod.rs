@@ -330,6 +330,21 @@ pub struct SnapshotProgressBody {
     pub size_bytes: u64,
 }
 
+/// What a node exchanged with the others since it was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransportBody {
+    /// Bytes of messages sent, without what QUIC adds.
+    pub sent_bytes: u64,
+    /// Bytes of messages received, likewise.
+    pub received_bytes: u64,
+    /// Bytes of snapshots sent, and of answers about them.
+    pub snapshot_sent_bytes: u64,
+    /// Bytes of snapshots received, and of answers about them.
+    pub snapshot_received_bytes: u64,
+    /// Messages not sent: no connection, no room in the queue, or too large.
+    pub dropped: u64,
+}
+
 /// The answer to `GET /status`: one node as it sees itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusBody {
@@ -388,6 +403,9 @@ pub struct StatusBody {
     /// Its snapshots.
     #[serde(default)]
     pub snapshots: SnapshotsBody,
+    /// What it exchanged with the other nodes, where it counts that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<TransportBody>,
     /// Why the node has stopped working, if it has.
     pub fatal: Option<String>,
     /// What kind of reason that is: `disk_full`, `disk_failed`, `log_damaged`, `log_unusable`, `machine_failed`, `state_broken`.

@@ -19,6 +19,7 @@ use raft_core::runtime::TransferStatus;
 use raft_core::session::{Serial, SessionId};
 use raft_core::types::NodeId;
 use raft_core::{Consistency, LogStore, Membership, Raft, RaftError, RaftStatus, Reading};
+use raft_transport_quic::QuicTransport;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -35,8 +36,8 @@ use super::{
     APPLIED_HEADER, CREATE_REVISION_HEADER, DEFAULT_SCAN_LIMIT, DeletedBody, EntryIdBody, ErrorBody,
     ErrorCode, FORWARDED_HEADER, InitBody, LEADER_HEADER, LeaseBody, MAX_TIMEOUT_MS, MODIFY_REVISION_HEADER,
     MemberBody, NUMBER_HEADER, PageBody, SEEN_BELOW_HEADER, SESSION_HEADER, SessionBody,
-    SnapshotProgressBody, SnapshotsBody, StatusBody, TransferBody, TransferredBody, VERSION_HEADER,
-    host_and_port,
+    SnapshotProgressBody, SnapshotsBody, StatusBody, TransferBody, TransferredBody, TransportBody,
+    VERSION_HEADER, host_and_port,
 };
 use crate::client::{CONNECT_TIMEOUT, http};
 use crate::command::{
@@ -52,6 +53,7 @@ pub struct Api {
     http: reqwest::Client,
     room: Room,
     log: Option<CommittedLog>,
+    transport: Option<Weak<QuicTransport>>,
 }
 
 /// What a node knows of the leader.
@@ -75,7 +77,7 @@ impl Api {
     /// Where no HTTP client can be made to reach the other nodes with.
     pub fn new(raft: Raft<Store>) -> Result<Self, reqwest::Error> {
         let room = Room::new(RequestLimits::default());
-        Ok(Self { raft, http: http(CONNECT_TIMEOUT)?, room, log: None })
+        Ok(Self { raft, http: http(CONNECT_TIMEOUT)?, room, log: None, transport: None })
     }
 
     /// Other limits for the requests of clients.
@@ -90,6 +92,24 @@ impl Api {
     pub fn with_log(mut self, store: Weak<dyn LogStore>) -> Self {
         self.log = Some(CommittedLog::new(store));
         self
+    }
+
+    /// Tells what the node exchanges with the others, too.
+    #[must_use]
+    pub fn with_transport(mut self, transport: Weak<QuicTransport>) -> Self {
+        self.transport = Some(transport);
+        self
+    }
+
+    fn transport(&self) -> Option<TransportBody> {
+        let stats = self.transport.as_ref()?.upgrade()?.stats();
+        Some(TransportBody {
+            sent_bytes: stats.sent_bytes,
+            received_bytes: stats.received_bytes,
+            snapshot_sent_bytes: stats.snapshot_sent_bytes,
+            snapshot_received_bytes: stats.snapshot_received_bytes,
+            dropped: stats.dropped,
+        })
     }
 
     pub(super) fn log(&self) -> Option<&CommittedLog> {
@@ -458,6 +478,7 @@ async fn status(State(api): State<Arc<Api>>) -> Response {
         lineage: status.lineage.to_string(),
         findings: api.findings().await,
         snapshots: snapshots(&status),
+        transport: api.transport(),
         fatal: status.fatal.as_deref().map(str::to_owned),
         fatal_kind: status.fatal_kind.map(|kind| kind.as_str().to_owned()),
     };
@@ -467,7 +488,7 @@ async fn status(State(api): State<Arc<Api>>) -> Response {
 async fn metrics(State(api): State<Arc<Api>>) -> Response {
     let summary = api.summary().await.unwrap_or_default();
     let status = api.raft.status().borrow().clone();
-    Look { status, metrics: api.raft.metrics(), summary }.response()
+    Look { status, metrics: api.raft.metrics(), summary, transport: api.transport() }.response()
 }
 
 async fn live(State(api): State<Arc<Api>>) -> Response {

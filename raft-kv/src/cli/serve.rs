@@ -122,7 +122,7 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> 
         std::thread::Builder::new().name("follow-stdin".to_owned()).spawn(follow_stdin)?;
     }
     let mut stop = StopSignals::new()?;
-    let (raft, log, http) = start(&args).await?;
+    let Started { raft, log, transport, http } = start(&args).await?;
     let local = raft.local();
     let http_address = http.local_addr().map_err(|e| cannot_listen("--http", &args.http, &e))?;
     if !http_address.ip().is_loopback() {
@@ -142,7 +142,7 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> 
     let api = Api::new(raft.clone()).map_err(|e| Failure::refused(format!("no HTTP client: {e}")))?;
     let max_bytes = usize::from(args.max_request_mib) << 20;
     let limits = RequestLimits { max_bytes, ..RequestLimits::default() };
-    let api = api.with_limits(limits).with_log(log);
+    let api = api.with_limits(limits).with_log(log).with_transport(transport);
     let (drain, drained) = tokio::sync::oneshot::channel::<()>();
     let server = axum::serve(
         http.tap_io(|stream| {
@@ -199,8 +199,16 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> 
     result
 }
 
+/// A node that runs, and what its interface looks at.
+struct Started {
+    raft: Raft<Store>,
+    log: Weak<dyn LogStore>,
+    transport: Weak<QuicTransport>,
+    http: TcpListener,
+}
+
 /// Opens everything that can be in the way before anything is written: certificates, ports, then the data folder.
-async fn start(args: &ServeArgs) -> Result<(Raft<Store>, Weak<dyn LogStore>, TcpListener), Failure> {
+async fn start(args: &ServeArgs) -> Result<Started, Failure> {
     let credentials = Credentials::load(&args.certs).map_err(|e| {
         Failure::refused(format!("certificates in {}: {e}; see `raft-kv certs --help`", args.certs.display()))
     })?;
@@ -234,10 +242,12 @@ async fn start(args: &ServeArgs) -> Result<(Raft<Store>, Weak<dyn LogStore>, Tcp
         })?;
     let store = Arc::new(store);
     let log = Arc::downgrade(&store);
-    let raft = Raft::start(options, store, transport, Store::default())
+    let quic = Arc::new(transport);
+    let transport = Arc::downgrade(&quic);
+    let raft = Raft::start(options, store, quic, Store::default())
         .await
         .map_err(|e| Failure::refused(format!("cannot start on data folder {}: {e}", args.data.display())))?;
-    Ok((raft, log, http))
+    Ok(Started { raft, log, transport, http })
 }
 
 /// Where clients reach the node.

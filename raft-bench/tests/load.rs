@@ -183,7 +183,7 @@ async fn compare_exits_with_1_where_a_slowdown_was_planted_and_else_with_0() {
     let (code, told) = compared(&in_turn([&equal, &equal]).await);
     assert_eq!(code, Some(0), "{told}");
     assert!(!told.contains("do not alternate"), "{told}");
-    // A write in memory takes microseconds; now each takes this long.
+    // The planted slowdown itself: a write in memory takes microseconds; now each takes this long.
     slow.slow(|| tokio::time::sleep(Duration::from_millis(5)));
     let reports = in_turn([&equal, &slow]).await;
     let (code, told) = compared(&reports);

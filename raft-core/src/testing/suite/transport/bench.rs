@@ -194,6 +194,7 @@ impl Bench {
         let begin = Instant::now();
         while begin.elapsed() < QUIET {
             a.transport.send(b.peer().node, vec![a.envelope(b, PROBES, Message::VoteResponse(vote(probe)))]);
+            // The pause between two sends: that nothing comes has no condition to wait for.
             sleep(AGAIN).await;
         }
         if b.inbox.has_any_probe(probe) {
@@ -214,6 +215,7 @@ impl Bench {
             if begin.elapsed() > self.limits.patience {
                 return Err(self.failure(what, format!("not within {:?}", self.limits.patience)));
             }
+            // The pause between two looks at the condition.
             sleep(LOOK).await;
         }
         Ok(())
